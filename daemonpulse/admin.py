@@ -1,0 +1,43 @@
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+
+from daemonpulse.models import ApiToken, Event, User
+
+admin.site.site_header = admin.site.site_title = "DaemonPulse"
+admin.site.index_title = "Operations"
+admin.site.register(User, UserAdmin)
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    def has_add_permission(self, request):
+        return False
+
+    def has_change_permission(self, request, obj=None):
+        return False
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ReadOnlyAdmin):
+    """Tokens are made by their users, who are shown the secret once; operators can revoke them."""
+
+    list_display = ["name", "hint", "user", "scopes", "created_at", "last_used_at", "expires_at", "revoked_at"]
+    list_select_related = ["user"]
+    list_filter = ["user"]
+    exclude = ["secret_hash"]
+    actions = ["revoke"]
+
+    @admin.action(description="Revoke", permissions=["delete"])
+    def revoke(self, request, queryset):
+        for token in queryset:
+            token.revoke()
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnlyAdmin):
+    """The event log."""
+
+    list_display = ["id", "at", "kind", "subject", "owner", "data"]
+    list_filter = ["kind"]
+    list_select_related = ["owner"]
+    search_fields = ["subject"]
+    show_full_result_count = False

@@ -1,0 +1,73 @@
+"""The console script `daemonpulse`: every command, with the data folder as an option before it."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status. `up` and `simulate` start without loading Django."""
+    from daemonpulse import paths
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "daemonpulse.settings")
+    if data_dir := _take_option(arguments, "--data-dir"):
+        os.environ[paths.ENVIRONMENT_VARIABLE] = str(Path(data_dir).expanduser().resolve())
+    command = arguments[0] if arguments else "help"
+    if command == "up":
+        from daemonpulse.supervisor import main as up
+
+        return up(arguments[1:])
+    if command == "simulate":
+        from fleet.simulator.cli import main as simulate
+
+        return simulate(arguments[1:])
+    return _django(["daemonpulse", *arguments])
+
+
+def _take_option(arguments: list[str], name: str) -> str | None:
+    """Remove `name value` or `name=value` from the arguments and return the value."""
+    for index, argument in enumerate(arguments):
+        if argument == name and index + 1 < len(arguments):
+            del arguments[index]
+            return arguments.pop(index)
+        if argument.startswith(f"{name}="):
+            del arguments[index]
+            return argument.removeprefix(f"{name}=")
+    return None
+
+
+# These work, or must work, whatever the key.
+UNKEYED = {"help", "--help", "-h", "--version", "version", "check", "makemigrations", "migrate", "collectstatic", "prepare"}
+
+
+def _django(arguments: list[str]) -> int:
+    from daemonpulse.keys import KeyProblem
+
+    try:
+        from django.core.management import execute_from_command_line
+
+        if len(arguments) > 1 and arguments[1] not in UNKEYED:
+            _check_key()
+        execute_from_command_line(arguments)
+    except KeyProblem as problem:
+        print(f"daemonpulse: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check_key() -> None:
+    """Refuse to work on a database whose key this is not."""
+    import django
+    from django.db import OperationalError
+
+    django.setup()
+    from daemonpulse.models import KeyCheck
+
+    try:
+        KeyCheck.verify()
+    except OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        print("daemonpulse: the database is new; `daemonpulse up` prepares it.", file=sys.stderr)
+        raise SystemExit(2) from error

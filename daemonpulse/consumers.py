@@ -1,0 +1,98 @@
+"""What the sockets of all live pages share."""
+
+import asyncio
+from urllib.parse import parse_qs
+
+from asgiref.sync import sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from daemonpulse.tail import tail
+
+NOT_SIGNED_IN, NOT_FOUND = 4401, 4404
+REFRESH_SECONDS = 0.15
+
+
+def in_thread(function):
+    """Run a function that reads the database in the loop's pool of threads."""
+    return sync_to_async(function, thread_sensitive=False)
+
+
+class LiveConsumer(AsyncWebsocketConsumer):
+    """A socket that follows groups of the event log. Subclasses say which, and what to send."""
+
+    watched: list[str] = []
+
+    async def connect(self):
+        self.user = self.scope["user"]
+        self.query = {name: values[0] for name, values in parse_qs(self.scope["query_string"].decode()).items()}
+        if not self.user.is_authenticated:
+            await self.close(NOT_SIGNED_IN)
+            return
+        groups = await self.authorise()
+        if groups is None:
+            await self.close(NOT_FOUND)
+            return
+        await self.accept()
+        for group in groups:
+            await tail().watch(group, self.channel_name)
+        self.watched = groups
+        await self.begin()
+
+    async def disconnect(self, code):
+        for group in self.watched:
+            await tail().unwatch(group, self.channel_name)
+
+    async def receive(self, text_data=None, bytes_data=None):
+        """Pages only listen."""
+
+    async def event(self, message: dict):
+        await self.on_event(message)
+
+    async def authorise(self) -> list[str] | None:
+        """The groups to follow, from what this user may see; None when there is nothing for them here."""
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        """After subscribing: send what the page may lack."""
+
+    async def on_event(self, message: dict) -> None:
+        raise NotImplementedError
+
+
+class RefreshingConsumer(LiveConsumer):
+    """Renders its fragments again when something happened, several events at a time, and sends what differs."""
+
+    async def begin(self) -> None:
+        self.shown: dict[str, str] = {}
+        self.refresher: asyncio.Task | None = None
+        self.is_dirty = False
+        await self._refresh()
+
+    async def disconnect(self, code):
+        await super().disconnect(code)
+        if getattr(self, "refresher", None):
+            self.refresher.cancel()
+
+    async def on_event(self, message: dict) -> None:
+        self.is_dirty = True
+        if self.refresher is None or self.refresher.done():
+            self.refresher = asyncio.create_task(self._refresh_while_dirty())
+
+    async def _refresh_while_dirty(self) -> None:
+        while self.is_dirty:
+            self.is_dirty = False
+            await self._refresh()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _refresh(self) -> None:
+        new = await in_thread(self.fragments)()
+        for html in self.changed(self.shown, new):
+            await self.send(html)
+        self.shown = new
+
+    def fragments(self) -> dict[str, str]:
+        """element id → HTML, in the order of the page."""
+        raise NotImplementedError
+
+    def changed(self, old: dict[str, str], new: dict[str, str]) -> list[str]:
+        return [html for key, html in new.items() if html != old.get(key)]

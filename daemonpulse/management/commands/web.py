@@ -1,0 +1,22 @@
+"""The web process."""
+
+from daphne.cli import CommandLineInterface
+from django.core.management.base import BaseCommand
+
+# A viewer that went away without a word is let go after these seconds; until then its output is buffered.
+PING_SECONDS, PING_TIMEOUT_SECONDS = 20, 30
+
+
+class Command(BaseCommand):
+    help = "Serves the pages, the API and the sockets (Daphne). `up` starts it."
+
+    def add_arguments(self, parser):
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8642)
+
+    def handle(self, *args, **options):
+        CommandLineInterface().run(
+            ["--bind", options["host"], "--port", str(options["port"]), "--no-server-name", "--verbosity", "0",
+             "--ping-interval", str(PING_SECONDS), "--ping-timeout", str(PING_TIMEOUT_SECONDS),
+             "--application-close-timeout", "2", "daemonpulse.asgi:application"]
+        )  # fmt: skip

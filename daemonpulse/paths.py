@@ -1,0 +1,30 @@
+"""Where an installation keeps its files, and where its processes meet."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "DAEMONPULSE_DATA_DIR"
+
+
+def data_dir() -> Path:
+    """The data folder: DAEMONPULSE_DATA_DIR, else `daemonpulse` in the user's data folder (XDG)."""
+    if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(chosen).expanduser().resolve()
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return (Path(base) / "daemonpulse").resolve()
+
+
+def meeting_dir() -> Path:
+    """A short, private folder for the sockets of this installation's processes.
+
+    Not in the data folder, because a Unix socket's path may be no longer than about 100 bytes.
+    """
+    name = hashlib.sha256(str(data_dir()).encode()).hexdigest()[:16]
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folder = Path(tempfile.gettempdir()) / f"daemonpulse-{user}-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user; remove it or set TMPDIR.")
+    return folder

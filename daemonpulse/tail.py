@@ -1,0 +1,122 @@
+"""The tail of the event log: one per web process, for all its viewers.
+
+It reads the events past its cursor and hands them to Channels groups (in-memory layer). What viewers need of an
+event is made once here, not once for each of them. A viewer that misses something asks the database again.
+"""
+
+import asyncio
+import logging
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager
+
+from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from daemonpulse import wakeup
+from daemonpulse.models import Event
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+BATCH = 500
+
+
+class Tail:
+    def __init__(self):
+        self.layer = get_channel_layer()
+        self.watched: Counter[str] = Counter()
+        self.task: asyncio.Task | None = None
+        self.ready = asyncio.Event()
+        self.cursor = 0
+
+    async def watch(self, group: str, channel: str) -> None:
+        """Add a channel to a group. From when this returns no event of the group is missed."""
+        await self.start()
+        self.watched[group] += 1
+        await self.layer.group_add(group, channel)
+
+    async def unwatch(self, group: str, channel: str) -> None:
+        await self.layer.group_discard(group, channel)
+        self.watched[group] -= 1
+        if not self.watched[group]:
+            del self.watched[group]
+
+    @asynccontextmanager
+    async def channel(self, *groups: str):
+        """A channel of its own for these groups; await the yielded function for the next message."""
+        name = await self.layer.new_channel()
+        for group in groups:
+            await self.watch(group, name)
+        try:
+            yield lambda: self.layer.receive(name)
+        finally:
+            for group in groups:
+                await self.unwatch(group, name)
+
+    async def start(self) -> None:
+        """Start following the log, once (Daphne sends no ASGI lifespan events: the first viewer does this)."""
+        if self.task is None or self.task.done():
+            self.ready.clear()
+            self.task = asyncio.get_running_loop().create_task(self._follow())
+        await self.ready.wait()
+
+    async def _follow(self) -> None:
+        listener = await sync_to_async(wakeup.listen, thread_sensitive=False)()
+        called = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        if listener.fileno() is not None:
+            loop.add_reader(listener.fileno(), called.set)
+        self.cursor = await sync_to_async(Event.objects.last_id, thread_sensitive=False)()
+        self.ready.set()
+        while True:
+            called.clear()
+            listener.drain()
+            try:
+                await self._hand_out()
+            except Exception:
+                log.exception("tail.failed")
+                await asyncio.sleep(LOOK_SECONDS)
+            try:
+                seconds = LOOK_SECONDS if listener.fileno() is not None else wakeup.POLL_SECONDS
+                await asyncio.wait_for(called.wait(), seconds)
+            except TimeoutError:
+                pass
+
+    async def _hand_out(self) -> None:
+        messages = await sync_to_async(self._read, thread_sensitive=False)()
+        for group, message in messages:
+            await self.layer.group_send(group, message)
+
+    def _read(self) -> list[tuple[str, dict]]:
+        """(group, message) for the events that somebody here watches."""
+        events = list(Event.objects.after(self.cursor)[:BATCH])
+        if not events:
+            return []
+        self.cursor = events[-1].id
+        watched = [(event, groups) for event in events if (groups := [g for g in event.groups if g in self.watched])]
+        made: dict[int, dict] = {}
+        by_kind: dict[str, list[Event]] = defaultdict(list)
+        for event, _ in watched:
+            by_kind[event.kind].append(event)
+        for kind, of_kind in by_kind.items():
+            if path := settings.LIVE_MESSAGES.get(kind):
+                made |= import_string(path)(of_kind)
+        return [
+            (group, {"type": "event", "id": event.id, "kind": event.kind, "subject": event.subject, "data": event.data}
+             | made.get(event.id, {}))
+            for event, groups in watched
+            for group in groups
+        ]  # fmt: skip
+
+
+_tail: Tail | None = None
+
+
+def tail() -> Tail:
+    """This process's tail; made by the first viewer, because it belongs to the event loop that runs it."""
+    global _tail
+    if _tail is None:
+        _tail = Tail()
+    return _tail

@@ -1,0 +1,31 @@
+"""Every page, endpoint and socket; the apps' own lists are included by name."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.utils.module_loading import import_string
+
+from daemonpulse import views
+
+urlpatterns = [
+    path("sign-in/", views.SignIn.as_view(), name="sign_in"),
+    path("sign-in/<str:secret>/", views.sign_in_by_link, name="sign_in_by_link"),
+    path("sign-out/", views.SignOut.as_view(), name="sign_out"),
+    path("settings/", views.settings_page, name="settings"),
+    path("settings/tokens/", views.token_create, name="token_create"),
+    path("settings/tokens/<int:pk>/revocation/", views.token_revocation, name="token_revocation"),
+    path("settings/password/", views.password_change, name="password_change"),
+    path("styleguide/", views.styleguide, name="styleguide"),
+    path("admin/", admin.site.urls),
+    path("nodes/", include("fleet.urls")),
+    path("", include("daemonpulse.queue.urls")),
+]
+
+handler400 = "daemonpulse.views.bad_request"
+handler403 = "daemonpulse.views.forbidden"
+handler404 = "daemonpulse.views.not_found"
+handler500 = "daemonpulse.views.server_error"
+
+sockets = [
+    *import_string("fleet.urls.socket_urlpatterns"),
+    *import_string("daemonpulse.queue.urls.socket_urlpatterns"),
+]

@@ -1,0 +1,25 @@
+from django.contrib import admin
+
+from fleet.models import Node
+
+
+@admin.register(Node)
+class NodeAdmin(admin.ModelAdmin):
+    """Nodes for operators. The token can be set but not read back."""
+
+    list_display = ["name", "kind", "base_url", "is_enabled", "is_simulated", "state", "reason", "last_seen_at"]
+    list_filter = ["kind", "state", "is_enabled", "is_simulated"]
+    search_fields = ["name", "base_url"]
+    readonly_fields = ["state", "reason", "latency_seconds", "checked_at", "last_seen_at", "added_at"]
+    exclude = ["token"]
+    actions = ["enable", "disable"]
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable(self, request, queryset):
+        for node in queryset:
+            node.enable()
+
+    @admin.action(description="Disable (what runs goes on)", permissions=["change"])
+    def disable(self, request, queryset):
+        for node in queryset:
+            node.disable()

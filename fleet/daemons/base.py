@@ -1,0 +1,79 @@
+"""The interface every kind of daemon is reached through."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from fleet.daemons import http
+from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.sse import EventTooLarge, SSEReader
+from fleet.daemons.types import ChatEvent, ChatRequest, ModelInfo
+
+
+class ChatStream(ABC):
+    """A running answer. Iterate it once: each step gives the events that arrived together.
+
+    Raises DaemonError while iterating. `close()` from any thread ends it and frees the daemon's slot.
+    """
+
+    def __init__(self, stream: http.Stream):
+        self.stream = stream
+
+    @property
+    def is_closed(self) -> bool:
+        return self.stream.is_closed
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def __iter__(self) -> Iterator[list[ChatEvent]]:
+        reader = SSEReader()
+        for block in self.stream.blocks():
+            try:
+                server_events = reader.feed(block)
+            except EventTooLarge as error:
+                raise DaemonError(Reason.NOT_UNDERSTOOD, str(error)) from error
+            if events := self.read(server_events):
+                yield events
+        if not self.is_closed and (events := self.read(reader.close()) + self.end()):
+            yield events
+
+    @abstractmethod
+    def read(self, server_events) -> list[ChatEvent]:
+        """What these server events mean. Raises DaemonError when they tell of a failure."""
+
+    @abstractmethod
+    def end(self) -> list[ChatEvent]:
+        """The connection ended. Raises DaemonError(CUT) when the answer was not complete."""
+
+
+class Daemon(ABC):
+    """One daemon by its base URL. Every method raises DaemonError."""
+
+    kind: str
+    can_load: bool  # explicit load and unload
+
+    def __init__(self, base_url: str, token: str = ""):
+        parts = urlsplit(base_url.rstrip("/"))
+        self.base_url = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        self.token = token
+
+    def call(self, method: str, path: str, body: dict | None = None, seconds: float = http.ANSWER_SECONDS) -> dict:
+        return http.call(method, self.base_url + path, self.token, body, seconds)
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Return when this kind of daemon answers at the address."""
+
+    @abstractmethod
+    def models(self) -> list[ModelInfo]: ...
+
+    @abstractmethod
+    def chat(self, request: ChatRequest) -> ChatStream: ...
+
+    @abstractmethod
+    def load(self, model: str) -> str:
+        """Load another copy of a model; returns its instance id. Blocks until it is loaded."""
+
+    @abstractmethod
+    def unload(self, instance: str) -> None: ...

@@ -1,0 +1,114 @@
+"""What can go wrong between us and a daemon: one closed set of reasons, mapped and worded here only."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a call to a daemon failed. Knows whether another try can help."""
+
+    UNREACHABLE = "unreachable"  # nothing answers: connection refused, unknown host, no route
+    TIMEOUT = "timeout"  # connected, but silent for too long
+    TIMEOUT_TOTAL = "timeout_total"  # answered all the time, but longer than we allow
+    CUT = "cut"  # the connection broke in the middle of an answer
+    SERVER_ERROR = "server_error"  # 5xx
+    BUSY = "busy"  # 429 or 503
+    LOAD_FAILED = "load_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    GENERATION_FAILED = "generation_failed"  # an error event in the stream, such as an evicted model
+    UNAUTHORIZED = "unauthorized"  # 401, 403
+    MODEL_NOT_FOUND = "model_not_found"
+    CHAT_NOT_FOUND = "chat_not_found"  # the daemon no longer has the chat that a follow-up continues
+    BAD_REQUEST = "bad_request"  # other 4xx
+    NOT_UNDERSTOOD = "not_understood"  # an answer that is not this kind of daemon's
+
+    @property
+    def can_retry(self) -> bool:
+        return self in RETRIABLE
+
+    @property
+    def may_mean_node_down(self) -> bool:
+        """Look at the node itself before this failure is held against the prompt."""
+        return self in {Reason.UNREACHABLE, Reason.TIMEOUT, Reason.CUT}
+
+    @property
+    def explanation(self) -> str:
+        return EXPLANATIONS[self]
+
+
+RETRIABLE = {
+    Reason.UNREACHABLE,
+    Reason.TIMEOUT,
+    Reason.CUT,
+    Reason.SERVER_ERROR,
+    Reason.BUSY,
+    Reason.LOAD_FAILED,
+    Reason.GENERATION_FAILED,
+}
+
+EXPLANATIONS = {
+    Reason.UNREACHABLE: "Nothing answers at the node's address. Is the daemon running?",
+    Reason.TIMEOUT: "The node went silent for too long.",
+    Reason.TIMEOUT_TOTAL: "It took longer than a prompt may.",
+    Reason.CUT: "The connection broke in the middle of the answer.",
+    Reason.SERVER_ERROR: "The node reported an error of its own.",
+    Reason.BUSY: "The node has too much to do right now.",
+    Reason.LOAD_FAILED: "The model could not be loaded.",
+    Reason.OUT_OF_MEMORY: "The model does not fit into the node's memory.",
+    Reason.GENERATION_FAILED: "The node stopped generating, for instance because the model was unloaded.",
+    Reason.UNAUTHORIZED: "The node refused our token. Set a valid one on the Nodes page.",
+    Reason.MODEL_NOT_FOUND: "The node does not know this model.",
+    Reason.CHAT_NOT_FOUND: "The node no longer has the chat this continues. Repeat it as a new prompt.",
+    Reason.BAD_REQUEST: "The node did not accept the request.",
+    Reason.NOT_UNDERSTOOD: "The answer was not one this kind of node gives. Is the address right?",
+}
+
+
+class DaemonError(Exception):
+    """A daemon could not do what was asked: `reason` for programs, `detail` in the daemon's own words.
+
+    `detail` can quote the request, so it is stored encrypted and never logged.
+    """
+
+    def __init__(self, reason: Reason, detail: str = ""):
+        super().__init__(reason.value)
+        self.reason = reason
+        self.detail = detail[:2000]
+
+
+MEMORY_WORDS = ("memory", "vram", "guardrail", "insufficient", "resources")
+
+
+def from_answer(status: int, body: object) -> DaemonError:
+    """The error that an HTTP answer means, judged by its body first (contract §2.0, §4.1).
+
+    `body` is the parsed JSON; `error` in it may be an object or a string.
+    """
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict):
+        message = str(error.get("message") or "")
+        words = {str(error.get("type") or ""), str(error.get("code") or "")}
+        param = str(error.get("param") or "")
+    else:
+        message, words, param = str(error or body or ""), set(), ""
+    return DaemonError(_reason(status, words, param, message.lower()), message)
+
+
+def _reason(status: int, words: set[str], param: str, message: str) -> Reason:
+    if "unexpected endpoint" in message:
+        return Reason.NOT_UNDERSTOOD
+    if status in {401, 403} or "invalid_api_key" in words:
+        return Reason.UNAUTHORIZED
+    if param == "previous_response_id" or "previous_response_id" in message or "response_not_found" in words:
+        return Reason.CHAT_NOT_FOUND
+    if "model_not_found" in words or "invalid model identifier" in message or "no models loaded" in message:
+        return Reason.MODEL_NOT_FOUND
+    is_about_loading = "load" in message
+    if (status >= 500 or is_about_loading) and any(word in message for word in MEMORY_WORDS):
+        return Reason.OUT_OF_MEMORY
+    if status in {429, 503}:
+        return Reason.BUSY
+    if status >= 500 or "internal_error" in words:
+        return Reason.LOAD_FAILED if is_about_loading else Reason.SERVER_ERROR
+    if status >= 400:
+        return Reason.BAD_REQUEST
+    return Reason.GENERATION_FAILED

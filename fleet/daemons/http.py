@@ -1,0 +1,158 @@
+"""HTTP to a daemon: short JSON calls through requests, long streams on a connection of their own.
+
+Streams use the standard library's http.client because a cancel must reach the socket at any moment, also while
+the daemon has not answered yet; requests hides it until the headers are there.
+"""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import urlsplit
+
+import requests
+
+from fleet.daemons.errors import DaemonError, Reason, from_answer
+
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 10.0  # a short call
+FIRST_BYTE_SECONDS = 600.0  # a stream's first byte: some daemons load the model before they answer
+SILENCE_SECONDS = 180.0  # between two pieces of a stream: a long prompt is processed in silence
+READ_BYTES = 65536
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+_threads = threading.local()
+
+
+def _session() -> requests.Session:
+    """One per thread: a session is not promised to be safe across threads. Proxies are for the internet."""
+    if not hasattr(_threads, "session"):
+        _threads.session = requests.Session()
+        _threads.session.trust_env = False
+    return _threads.session
+
+
+def headers(token: str) -> dict[str, str]:
+    """With auth off a daemon is sent no header at all (contract §1.3)."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def call(method: str, url: str, token: str = "", body: dict | None = None, seconds: float = ANSWER_SECONDS) -> dict:
+    """A JSON call and its JSON answer, judged by its body (contract, rule 1). Raises DaemonError."""
+    try:
+        answer = _session().request(
+            method, url, json=body, headers=headers(token), timeout=(min(CONNECT_SECONDS, seconds), seconds),
+            allow_redirects=False,
+        )  # fmt: skip
+    except requests.Timeout as error:
+        reason = Reason.UNREACHABLE if isinstance(error, requests.ConnectTimeout) else Reason.TIMEOUT
+        raise DaemonError(reason, "no answer in time") from error
+    except requests.ConnectionError as error:
+        raise DaemonError(_connection_reason(error), "no connection") from error
+    except requests.RequestException as error:
+        raise DaemonError(Reason.NOT_UNDERSTOOD, type(error).__name__) from error
+    return _judged(answer.status_code, answer.content)
+
+
+def _connection_reason(error: requests.ConnectionError) -> Reason:
+    """Refused and unresolved are "nobody there"; a connection that was accepted and dropped is "cut"."""
+    text = repr(error)
+    return Reason.CUT if "ConnectionReset" in text or "RemoteDisconnected" in text else Reason.UNREACHABLE
+
+
+def _judged(status: int, content: bytes) -> dict:
+    try:
+        body = json.loads(content)
+    except ValueError as error:
+        if status >= 400:
+            raise from_answer(status, content[:500].decode(errors="replace")) from error
+        raise DaemonError(Reason.NOT_UNDERSTOOD, "the answer is not JSON") from error
+    if status >= 300 or (isinstance(body, dict) and body.get("error")):
+        raise from_answer(status, body)
+    if not isinstance(body, dict):
+        raise DaemonError(Reason.NOT_UNDERSTOOD, "the answer is not an object")
+    return body
+
+
+class Stream:
+    """A POST whose answer is read as it comes. `blocks()` once; `close()` from any thread, at any time.
+
+    Raises DaemonError out of `blocks()`; a stream that was closed simply ends.
+    """
+
+    def __init__(self, url: str, token: str, body: dict):
+        self.parts = urlsplit(url)
+        self.headers = headers(token) | {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        self.body = json.dumps(body).encode()
+        self.is_closed = False
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def blocks(self) -> Iterator[bytes]:
+        """The answer's bytes, as they arrive. Raises DaemonError."""
+        connection = self._connection()
+        try:
+            self._guarded(connection.connect, Reason.UNREACHABLE)
+            self._hold(connection.sock)
+            answer = self._guarded(lambda: self._request(connection), Reason.CUT)
+            if answer.status >= 300 or "json" in answer.getheader("Content-Type", ""):
+                content = self._guarded(lambda: answer.read(MAX_ANSWER_BYTES), Reason.CUT)
+                _judged(answer.status, content)
+                raise DaemonError(Reason.NOT_UNDERSTOOD, "an answer in one piece instead of a stream")
+            while block := self._guarded(lambda: answer.read1(READ_BYTES), Reason.CUT):
+                yield block
+                self._socket.settimeout(SILENCE_SECONDS)
+        except Closed:
+            return
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """End it now: a reader that waits wakes up, the daemon sees the connection go."""
+        with self._lock:
+            self.is_closed = True
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the other side was faster
+
+    def _connection(self) -> HTTPConnection:
+        host, port = self.parts.hostname, self.parts.port
+        if self.parts.scheme == "https":
+            context = ssl.create_default_context()
+            return HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
+        return HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+
+    def _hold(self, connected: socket.socket) -> None:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.settimeout(FIRST_BYTE_SECONDS)
+        with self._lock:
+            self._socket = connected
+        if self.is_closed:
+            raise Closed
+
+    def _request(self, connection: HTTPConnection):
+        connection.request("POST", self.parts.path, body=self.body, headers=self.headers)
+        return connection.getresponse()
+
+    def _guarded(self, step: Callable, reason: Reason):
+        """Run one step of I/O; its failure becomes a DaemonError, or Closed when we closed the stream ourselves."""
+        try:
+            result = step()
+        except TimeoutError as error:
+            slow = Reason.UNREACHABLE if reason is Reason.UNREACHABLE else Reason.TIMEOUT
+            raise DaemonError(slow, "no answer in time") from error
+        except (OSError, HTTPException) as error:
+            if self.is_closed:
+                raise Closed from error
+            raise DaemonError(reason, type(error).__name__) from error
+        if self.is_closed:
+            raise Closed
+        return result
+
+
+class Closed(Exception):
+    """The stream was closed by us."""

@@ -1,0 +1,150 @@
+"""LM Studio and llmster through the native REST API v1 (contract §2, §3)."""
+
+import json
+
+from fleet.daemons.base import ChatStream, Daemon
+from fleet.daemons.errors import DaemonError, Reason, from_answer
+from fleet.daemons.http import Stream
+from fleet.daemons.types import (
+    ChatEvent,
+    ChatRequest,
+    Finished,
+    Message,
+    ModelInfo,
+    Progress,
+    Reasoning,
+    Started,
+    ToolCall,
+)
+
+LOAD_SECONDS = 900.0
+DEFAULT_SLOTS = 4  # "Max Concurrent Predictions" of an LLM where the server does not say (contract §6)
+# Our setting → its name in the request body; nothing else is accepted there (contract §2.6).
+SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_output_tokens", "reasoning", "context_length")
+STATS = {
+    "input_tokens": "input_tokens",
+    "total_output_tokens": "output_tokens",
+    "reasoning_output_tokens": "reasoning_tokens",
+    "tokens_per_second": "tokens_per_second",
+    "time_to_first_token_seconds": "first_token_seconds",
+    "model_load_time_seconds": "load_seconds",
+}
+
+
+class LMStudio(Daemon):
+    kind = "lmstudio"
+    can_load = True
+
+    def probe(self) -> None:
+        if self.call("GET", "/lmstudio-greeting").get("lmstudio") is not True:
+            raise DaemonError(Reason.NOT_UNDERSTOOD, "no LM Studio greeting")
+
+    def models(self) -> list[ModelInfo]:
+        rows = self.call("GET", "/api/v1/models").get("models")
+        if not isinstance(rows, list):
+            raise DaemonError(Reason.NOT_UNDERSTOOD, "no list of models")
+        return [_model(row) for row in rows if isinstance(row, dict) and row.get("key")]
+
+    def chat(self, request: ChatRequest) -> "NativeStream":
+        body = {"model": request.model, "input": request.text, "stream": True, "store": True}
+        if request.system_prompt:
+            body["system_prompt"] = request.system_prompt
+        if request.previous_response_id:
+            body["previous_response_id"] = request.previous_response_id
+        body |= {name: request.settings[name] for name in SETTINGS if request.settings.get(name) not in (None, "")}
+        return NativeStream(Stream(f"{self.base_url}/api/v1/chat", self.token, body))
+
+    def load(self, model: str) -> str:
+        answer = self.call("POST", "/api/v1/models/load", {"model": model}, seconds=LOAD_SECONDS)
+        return str(answer.get("instance_id") or model)
+
+    def unload(self, instance: str) -> None:
+        self.call("POST", "/api/v1/models/unload", {"instance_id": instance})
+
+
+def _model(row: dict) -> ModelInfo:
+    instances = [item for item in row.get("loaded_instances") or [] if isinstance(item, dict) and item.get("id")]
+    slots = [(item.get("config") or {}).get("parallel") for item in instances]
+    known = [count for count in slots if isinstance(count, int)]
+    is_llm = row.get("type") != "embedding"
+    reasoning = (row.get("capabilities") or {}).get("reasoning") or {}
+    return ModelInfo(
+        key=str(row["key"]),
+        name=str(row.get("display_name") or row["key"]),
+        type="llm" if is_llm else "embedding",
+        loaded=tuple(str(item["id"]) for item in instances),
+        slots=max(known) if known else (DEFAULT_SLOTS if is_llm else None),
+        size_bytes=row.get("size_bytes"),
+        context_length=row.get("max_context_length"),
+        reasoning_options=tuple(str(option) for option in reasoning.get("allowed_options") or ()),
+    )
+
+
+class NativeStream(ChatStream):
+    """The events of §3. `error` does not end the stream, but it makes the answer a failed one."""
+
+    def __init__(self, stream: Stream):
+        super().__init__(stream)
+        self.is_complete = False
+        self.error: DaemonError | None = None
+
+    def read(self, server_events) -> list[ChatEvent]:
+        events: list[ChatEvent] = []
+        for server_event in server_events:
+            try:
+                data = json.loads(server_event.data)
+            except ValueError as error:
+                raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not JSON") from error
+            name = data.get("type") or server_event.name
+            if name == "message.delta":  # first, because nearly every event is one of these two
+                events.append(Message(data.get("content") or "", is_raw=True))
+            elif name == "reasoning.delta":
+                events.append(Reasoning(data.get("content") or ""))
+            elif name == "error":
+                self.error = _stream_error(data.get("error"))
+            elif name == "chat.end":
+                self.is_complete = True
+                if self.error is None:
+                    events.append(_finished(data.get("result") or {}))
+            else:
+                events += _other(name, data)
+        return events
+
+    def end(self) -> list[ChatEvent]:
+        if self.error is not None:
+            raise self.error
+        if not self.is_complete:
+            raise DaemonError(Reason.CUT, "the stream ended before the answer did")
+        return []
+
+
+def _other(name: str, data: dict) -> list[ChatEvent]:
+    match name:
+        case "chat.start":
+            return [Started(str(data.get("model_instance_id") or ""))]
+        case "model_load.start":
+            return [Progress("load", 0.0)]
+        case "model_load.progress":
+            return [Progress("load", data.get("progress"))]
+        case "model_load.end":
+            return [Progress("load", 1.0)]
+        case "prompt_processing.start":
+            return [Progress("prompt", 0.0)]
+        case "prompt_processing.progress":
+            return [Progress("prompt", data.get("progress"))]
+        case "tool_call.arguments":
+            return [ToolCall(str(data.get("tool") or ""), json.dumps(data.get("arguments")))]
+    return []  # starts, ends and events that later versions add
+
+
+def _stream_error(error: object) -> DaemonError:
+    """An `error` event carries no HTTP status; its type says whose fault it was."""
+    kind = error.get("type") if isinstance(error, dict) else None
+    status = 400 if kind in {"invalid_request", "not_implemented", "model_not_found"} else 200
+    return from_answer(status, {"error": error})
+
+
+def _finished(result: dict) -> Finished:
+    told = result.get("stats") or {}
+    stats = {ours: told[theirs] for theirs, ours in STATS.items() if isinstance(told.get(theirs), int | float)}
+    return Finished(stats, str(result.get("response_id") or ""))

@@ -1,0 +1,68 @@
+"""One look at a node: does it answer, which models has it, what is loaded."""
+
+import time
+
+from django.db import transaction
+from django.utils import timezone
+
+from daemonpulse.models.event import record
+from fleet.daemons.errors import DaemonError
+from fleet.daemons.types import ModelInfo
+from fleet.models import Node
+from forge.models import Model
+
+FIELDS = ("name", "type", "loaded", "slots", "size_bytes", "context_length", "reasoning_options", "gone_at")
+
+
+def look(node: Node) -> bool:
+    """Ask the node for its models and keep what it says. True when the node answered.
+
+    One call tells both: whether it is there and what it has.
+    """
+    started = time.monotonic()
+    try:
+        told = node.connect().models()
+    except DaemonError as error:
+        node.lost(error)
+        return False
+    latency = time.monotonic() - started
+    keep(node, told)
+    node.seen(latency)
+    return True
+
+
+def keep(node: Node, told: list[ModelInfo]) -> bool:
+    """Make the rows of a node equal to what it told; True when something changed."""
+    with transaction.atomic():
+        rows = {row.key: row for row in Model.objects.filter(node=node)}
+        now = timezone.now()
+        changed = [_new_or_changed(node, rows.get(info.key), info) for info in told]
+        gone = [row for key, row in rows.items() if row.gone_at is None and key not in {info.key for info in told}]
+        for row in gone:
+            row.gone_at = now
+        touched = [row for row in changed if row is not None] + gone
+        Model.objects.bulk_create([row for row in touched if row.pk is None])
+        Model.objects.bulk_update([row for row in touched if row.pk is not None], FIELDS)
+        if touched:
+            record("model.changed", node.pk, keys=[row.key for row in touched][:50])
+    return bool(touched)
+
+
+def _new_or_changed(node: Node, row: Model | None, info: ModelInfo) -> Model | None:
+    values = {
+        "name": info.name,
+        "type": info.type,
+        "loaded": list(info.loaded) if info.knows_loaded else None,
+        "slots": info.slots,
+        "size_bytes": info.size_bytes,
+        "context_length": info.context_length,
+        "reasoning_options": list(info.reasoning_options),
+        "gone_at": None,
+    }
+    if row is None:
+        return Model(node=node, key=info.key, **values)
+    if all(getattr(row, name) == value for name, value in values.items()):
+        return None
+    for name, value in values.items():
+        setattr(row, name, value)
+    return row

@@ -1,0 +1,130 @@
+"""What the board shows: each lane's counts, what runs, what waits and why."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Count, F, Q, Window
+from django.db.models.functions import RowNumber
+from django.utils import timezone
+
+from . import snapshot
+from .models import Attempt, Lane, Prompt
+from .scheduling import DEFAULT_SLOTS, Plan, Why, plan, slots
+from .states import State
+
+WAITING_SHOWN = 5
+RECENT = timedelta(hours=24)
+
+WHY = {
+    Why.PAUSED: "Paused. Resume the lane to go on.",
+    Why.NO_NODE: "No node has this model. Add a node, or wait for the one that has it.",
+    Why.NODE_OFFLINE: "The node that has this model does not answer. It goes on when it is back.",
+    Why.SLOTS_FULL: "All slots are busy.",
+    Why.LOADING: "The model is being loaded.",
+    Why.WAITS_FOR_SWAP: "The node is busy with another model.",
+    Why.TURN_OF_ANOTHER: "Another lane has waited longest and gets the node next.",
+}
+
+
+@dataclass(slots=True)
+class Row:
+    """A prompt on the board. `is_own`: only then its text may be shown."""
+
+    prompt: Prompt
+    is_own: bool
+    place: int | None = None
+    wait: timedelta | None = None
+    progress: dict | None = None
+
+
+@dataclass(slots=True)
+class LaneStatus:
+    """One lane as its viewer sees it. Counts are of everybody's prompts; `own_waiting` of the viewer's."""
+
+    lane: Lane
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    own_waiting: int = 0
+    slots: int = DEFAULT_SLOTS
+    why: str = ""
+    blocker: str = ""
+    running_rows: list[Row] = field(default_factory=list)
+    waiting_rows: list[Row] = field(default_factory=list)
+
+    @property
+    def more_waiting(self) -> int:
+        return self.waiting - len(self.waiting_rows)
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.running)
+
+
+def lane_statuses(user) -> list[LaneStatus]:
+    """All lanes, the busy ones first; a handful of queries however many prompts there are."""
+    decided, lane_slots = _plan_and_slots()
+    statuses = {lane.pk: LaneStatus(lane) for lane in Lane.objects.all()}
+    for lane_id, status in statuses.items():
+        status.slots = lane_slots.get(lane_id, status.lane.limit or DEFAULT_SLOTS)
+        if lane_id in decided.why:
+            reason, status.blocker = decided.why[lane_id]
+            status.why = WHY[reason]
+        elif status.lane.is_paused:
+            status.why = WHY[Why.PAUSED]
+    _count(statuses, user)
+    _fill_rows(statuses, user)
+    return sorted(statuses.values(), key=lambda status: (status.is_idle, status.lane.model))
+
+
+def _plan_and_slots() -> tuple[Plan, dict[int, int]]:
+    lanes, nodes = snapshot.lanes(), snapshot.nodes()
+    decided = plan(lanes, nodes, timezone.now().timestamp(), settings.MAX_LANE_WAIT_SECONDS)
+    offered = {
+        lane.id: sum(slots(lane, node.models[lane.model]) for node in nodes if node.is_online and lane.model in node.models)
+        for lane in lanes
+    }
+    return decided, {lane_id: count for lane_id, count in offered.items() if count}
+
+
+def _count(statuses: dict[int, LaneStatus], user) -> None:
+    own = Count("pk", filter=Q(owner=user))
+    open_ = Prompt.objects.open().order_by().values("lane_id", "state").annotate(count=Count("pk"), own=own)
+    for row in open_:
+        status = statuses[row["lane_id"]]
+        if row["state"] == State.QUEUED:
+            status.waiting, status.own_waiting = row["count"], row["own"]
+        else:
+            status.running = row["count"]
+    ended = Prompt.objects.filter(finished_at__gte=timezone.now() - RECENT).order_by()
+    for row in ended.values("lane_id", "state").annotate(count=Count("pk")):
+        if row["state"] == State.DONE:
+            statuses[row["lane_id"]].done = row["count"]
+        elif row["state"] == State.FAILED:
+            statuses[row["lane_id"]].failed = row["count"]
+
+
+def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
+    progress = dict(Attempt.objects.running().values_list("prompt_id", "progress"))
+    running = Prompt.objects.filter(state=State.SENDING).without_texts().select_related("node").order_by("started_at")
+    for prompt in running:
+        row = Row(prompt, prompt.owner_id == user.pk, progress=progress.get(prompt.pk))
+        statuses[prompt.lane_id].running_rows.append(row)
+    rank = Window(RowNumber(), partition_by=F("lane"), order_by=[F("priority").desc(), F("position").asc()])
+    first = Prompt.objects.queued().annotate(place_=rank).filter(place___lte=WAITING_SHOWN).without_texts()
+    by_lane = defaultdict(list)
+    for prompt in first.order_by("place_"):
+        by_lane[prompt.lane_id].append(prompt)
+    for lane_id, prompts in by_lane.items():
+        status = statuses[lane_id]
+        for prompt in prompts:
+            prompt.lane = status.lane
+            wait = prompt.expected_wait(prompt.place_, status.slots) if not status.why or status.running else None
+            status.waiting_rows.append(Row(prompt, prompt.owner_id == user.pk, prompt.place_, wait))
+
+
+def lane_status(user, lane_id: int) -> LaneStatus | None:
+    return next((status for status in lane_statuses(user) if status.lane.pk == lane_id), None)

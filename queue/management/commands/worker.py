@@ -1,0 +1,56 @@
+"""The worker process: django-q2's cluster, watched over."""
+
+import signal
+import sys
+import time
+
+from django.core.management.base import BaseCommand
+
+from daemonpulse import lifeline, wakeup
+
+from ... import stopping
+from ...models import Runner
+from ...snapshot import make_plan
+
+STUCK_SECONDS = 12.0
+EXIT_STUCK = 70
+
+
+class Command(BaseCommand):
+    help = "Runs the worker (django-q2's cluster). `up` starts it; alone it serves a worker host."
+
+    def handle(self, *args, **options):
+        from django_q.cluster import Cluster
+
+        lifeline.end_children_with_this_process()
+        stopping.prepare()
+        self.is_told = False
+        cluster = Cluster()  # takes over the signals, which must first reach the runner
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.told)
+        cluster.start()
+        is_stuck = self.wait_until_told_or_stuck()
+        stopping.stop()
+        wakeup.notify()
+        if is_stuck:
+            sys.exit(EXIT_STUCK)  # the pool dies with this process; the supervisor starts another one
+        cluster.stop()
+
+    def told(self, number, frame):
+        self.is_told = True
+
+    def wait_until_told_or_stuck(self) -> bool:
+        """True when a runner was called for and none came.
+
+        A pool process that is killed while it waits for work takes the lock of the pool's queue with it, and
+        then no other process of the pool ever gets a task.
+        """
+        waiting_since = None
+        while not self.is_told:
+            time.sleep(0.25)
+            runner = Runner.row()
+            is_waiting = not runner.is_alive and runner.called_at is not None and bool(make_plan().starts)
+            waiting_since = (waiting_since or time.monotonic()) if is_waiting else None
+            if waiting_since and time.monotonic() - waiting_since > STUCK_SECONDS:
+                return True
+        return False

@@ -1,0 +1,368 @@
+"""A prompt: what somebody wants answered by a model, from submission to its end."""
+
+import uuid
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Max, Min, Q
+from django.utils import timezone
+from django_cryptography.fields import encrypt
+
+from daemonpulse.models.event import record
+from fleet.daemons.errors import DaemonError, Reason
+from fleet.models import Node
+
+from .. import retry
+from ..states import ENDED, EVENT_KINDS, MOVES, OPEN, Outcome, State
+from .attempt import LEASE, Attempt
+from .lane import Lane
+from .runner import Runner
+
+PRIORITIES = ((-10, "Low"), (0, "Normal"), (10, "High"))
+
+
+class PromptQuerySet(models.QuerySet):
+    def of(self, user):
+        """What this user may see: their own."""
+        return self.filter(owner=user)
+
+    def open(self):
+        return self.filter(state__in=OPEN)
+
+    def queued(self):
+        return self.filter(state=State.QUEUED)
+
+    def due(self, now=None):
+        """Queued and not waiting for the time of a next try."""
+        return self.queued().filter(due_at__lte=now or timezone.now())
+
+    def in_lane_order(self):
+        return self.order_by("-priority", "position")
+
+    def without_texts(self):
+        """For lists: the long encrypted columns stay where they are."""
+        return self.defer("system_prompt", "detail")
+
+
+class Prompt(models.Model):
+    """`tries` counts failures that are held against the prompt; `attempt_number` counts all attempts.
+
+    `position` orders a lane's prompts of one priority; it starts as the time of submission. `due_at` is when
+    a queued prompt may run. `node_pin` ties it to one node. `follows` is the prompt whose chat it continues.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="prompts")
+    lane = models.ForeignKey(Lane, on_delete=models.PROTECT, related_name="prompts")
+    node_pin = models.ForeignKey(Node, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    follows = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="followers")
+    text = encrypt(models.TextField())
+    system_prompt = encrypt(models.TextField(blank=True, default=""))
+    settings = models.JSONField(default=dict, blank=True)
+    priority = models.SmallIntegerField(default=0, choices=PRIORITIES)
+    position = models.FloatField()
+    state = models.CharField(max_length=20, choices=State, default=State.QUEUED, editable=False)
+    attempt_number = models.PositiveIntegerField(default=0, editable=False)
+    tries = models.PositiveSmallIntegerField(default=0, editable=False)
+    node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    reason = models.CharField(max_length=40, blank=True, default="", editable=False)
+    detail = encrypt(models.TextField(default="", editable=False))
+    enqueued_at = models.DateTimeField(default=timezone.now, editable=False)
+    due_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, editable=False)
+    finished_at = models.DateTimeField(null=True, editable=False)
+
+    objects = PromptQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-enqueued_at", "-id"]
+        permissions = [("view_prompt_text", "Can read the texts of other people's prompts")]
+        indexes = [
+            models.Index(fields=["lane", "state", "-priority", "position"], name="open_prompts", condition=Q(state__in=OPEN)),
+            models.Index(fields=["owner", "-enqueued_at"], name="prompts_of_owner"),
+            models.Index(fields=["lane", "-enqueued_at"], name="prompts_of_lane"),
+        ]  # fmt: skip
+
+    def __str__(self):
+        return f"prompt {self.id}"
+
+    @property
+    def dom_id(self) -> str:
+        return f"prompt-{self.pk}"
+
+    @property
+    def model(self) -> str:
+        return self.lane.model
+
+    @property
+    def is_queued(self) -> bool:
+        return self.state == State.QUEUED
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == State.SENDING
+
+    @property
+    def is_done(self) -> bool:
+        return self.state == State.DONE
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def can_cancel(self) -> bool:
+        return State.CANCELLED in MOVES[State(self.state)]
+
+    @property
+    def can_retry(self) -> bool:
+        return self.is_ended and State.QUEUED in MOVES[State(self.state)]
+
+    @property
+    def waits_for_next_try(self) -> bool:
+        return self.is_queued and self.due_at > timezone.now()
+
+    @property
+    def reason_explanation(self) -> str:
+        return Reason(self.reason).explanation if self.reason else ""
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning of the text, on one line."""
+        return " ".join(self.text[:400].split())[:160]
+
+    def attempt(self) -> Attempt | None:
+        """The attempt that runs it, or the last one."""
+        return self.attempts.select_related("node").order_by("-number").first()
+
+    # Submission and what may change while it waits
+
+    @classmethod
+    def submit(cls, *, owner, model: str, text: str, id=None, **fields) -> tuple["Prompt", bool]:
+        """Put a prompt into its model's lane. With an `id` that this owner has used before, nothing is
+        added and the earlier prompt is returned: (prompt, was it new). Raises PermissionError when the
+        id is another owner's.
+        """
+        with transaction.atomic():
+            if id is not None and (known := cls.objects.filter(pk=id).first()):
+                if known.owner_id != owner.pk:
+                    raise PermissionError("this id is taken")
+                return known, False
+            prompt = cls._new(owner=owner, model=model, text=text, **({"id": id} if id else {}), **fields)
+            prompt.save(force_insert=True)
+            prompt._log_submission()
+        return prompt, True
+
+    @classmethod
+    def submit_many(cls, *, owner, drafts: list[dict]) -> list["Prompt"]:
+        """All of them or, when anything fails, none. `drafts` are submit()'s fields."""
+        with transaction.atomic():
+            prompts = [cls._new(owner=owner, **draft) for draft in drafts]
+            for earlier, later in zip(prompts, prompts[1:], strict=False):
+                later.position = max(later.position, earlier.position + 1e-6)
+            cls.objects.bulk_create(prompts)
+            for prompt in prompts:
+                prompt._log_submission()
+        return prompts
+
+    @classmethod
+    def _new(cls, *, owner, model: str, **fields) -> "Prompt":
+        now = timezone.now()
+        fields = {"enqueued_at": now, "due_at": now, "position": now.timestamp()} | fields
+        return cls(owner=owner, lane=Lane.for_model(model), **fields)
+
+    def _log_submission(self) -> None:
+        record(EVENT_KINDS[State.QUEUED], self.pk, owner_id=self.owner_id, state=self.state, lane=self.lane_id)
+        _call_runner_on_commit()
+
+    def edit(self, **fields) -> bool:
+        """Change a waiting prompt; False when it waits no more. `model` moves it to another lane."""
+        if "model" in fields:
+            fields["lane"] = Lane.for_model(fields.pop("model"))
+        draft = Prompt(**{name: value for name, value in fields.items()})
+        values = {name: getattr(draft, name) for name in fields}
+        with transaction.atomic():
+            if not Prompt.objects.queued().filter(pk=self.pk).update(**values):
+                return False
+            record("prompt.edited", self.pk, owner_id=self.owner_id, lane=self.lane_id)
+            _call_runner_on_commit()
+        for name, value in values.items():
+            setattr(self, name, value)
+        return True
+
+    def reorder(self, where: str) -> bool:
+        """Move a waiting prompt within its lane and priority: "first", "up", "down" or "last"."""
+        with transaction.atomic():
+            peers = Prompt.objects.queued().filter(lane=self.lane_id, priority=self.priority).exclude(pk=self.pk)
+            before = list(peers.filter(position__lte=self.position).order_by("-position").values_list("position", flat=True)[:2])
+            after = list(peers.filter(position__gt=self.position).order_by("position").values_list("position", flat=True)[:2])
+            ends = peers.aggregate(first=Min("position"), last=Max("position"))
+            position = {
+                "first": before and ends["first"] - 1,
+                "up": before and _between(before[-1] if len(before) > 1 else None, before[0]),
+                "down": after and _between(after[0], after[-1] if len(after) > 1 else None),
+                "last": after and ends["last"] + 1,
+            }[where]
+            if not position or not Prompt.objects.queued().filter(pk=self.pk).update(position=position):
+                return False
+            record("prompt.reordered", self.pk, owner_id=self.owner_id, lane=self.lane_id)
+        self.position = position
+        return True
+
+    # The state machine
+
+    def move(self, to: State, **fields) -> bool:
+        """The only door through which a state changes.
+
+        Matches the state *and* the attempt this object knows: False means that somebody else won (and
+        nothing was written). Writes the event in the same transaction. Raises ValueError for a move that
+        the table does not allow.
+        """
+        if to not in MOVES[State(self.state)]:
+            raise ValueError(f"a prompt cannot go from {self.state} to {to}")
+        current = Prompt.objects.filter(pk=self.pk, state=self.state, attempt_number=self.attempt_number)
+        # An encrypted value is prepared by the field when it is assigned, so texts pass through as they are.
+        with transaction.atomic():
+            if not current.update(state=to, **fields):
+                return False
+            number = fields.get("attempt_number", self.attempt_number)
+            record(EVENT_KINDS[to], self.pk, owner_id=self.owner_id, state=to, attempt=number, lane=self.lane_id)
+        self.state = to
+        for name, value in fields.items():
+            setattr(self, name, value)
+        return True
+
+    @classmethod
+    def claim_next(cls, lane_id: int, node_id: int, runner: str) -> Attempt | None:
+        """Claim the first due prompt of a lane for a node: queued → sending, attempt + 1, with a lease.
+
+        None when nothing is due, or everything due is pinned to other nodes.
+        """
+        now = timezone.now()
+        with transaction.atomic():
+            due = cls.objects.due(now).filter(Q(node_pin=None) | Q(node_pin=node_id), lane=lane_id).in_lane_order()
+            if transaction.get_connection().features.has_select_for_update_skip_locked:
+                due = due.select_for_update(skip_locked=True, of=("self",))
+            prompt = due.select_related("lane").first()
+            if prompt is None:
+                return None
+            number = prompt.attempt_number + 1
+            cleared = {"reason": "", "detail": "", "finished_at": None}
+            if not prompt.move(State.SENDING, attempt_number=number, node_id=node_id, started_at=now, **cleared):
+                return None
+            Lane.objects.filter(pk=lane_id).update(served_at=now)
+            return Attempt.objects.create(
+                prompt=prompt, number=number, node_id=node_id, runner=runner, started_at=now, leased_until=now + LEASE
+            )
+
+    def finish(self, attempt: Attempt, rest=(), stats: dict | None = None, response_id: str = "") -> bool:
+        """The answer is complete. `rest` are the pieces that are not stored yet. False when it was ended meanwhile."""
+        with transaction.atomic():
+            if not self.move(State.DONE, finished_at=timezone.now()):
+                return False
+            attempt.fold(Outcome.DONE, rest, stats=stats or {}, response_id=response_id)
+            self.lane.measure(attempt.duration)
+        return True
+
+    def fail(self, attempt: Attempt, error: DaemonError, rest=()) -> bool:
+        """The daemon could not: try again later, or give up, as the retry policy says."""
+        tries = self.tries + 1
+        told = {"reason": error.reason.value, "detail": error.detail}
+        with transaction.atomic():
+            if retry.may_try_again(error.reason, tries):
+                won = self.move(State.QUEUED, tries=tries, due_at=timezone.now() + retry.delay(tries), **told)
+            else:
+                won = self.move(State.FAILED, tries=tries, finished_at=timezone.now(), **told)
+            if won:
+                attempt.fold(Outcome.FAILED, rest, **told)
+        return won
+
+    def release(self, attempt: Attempt, outcome: Outcome, reason: Reason | None = None, rest=()) -> bool:
+        """Put it back, due at once, without holding the failure against it."""
+        told = {"reason": reason.value if reason else ""}
+        with transaction.atomic():
+            if outcome == Outcome.LOST and self.attempts.filter(outcome=Outcome.LOST).count() + 1 >= retry.MAX_LOST:
+                told |= {"detail": f"The worker died {retry.MAX_LOST} times while it ran this prompt."}
+                won = self.move(State.FAILED, finished_at=timezone.now(), **told)
+            else:
+                won = self.move(State.QUEUED, due_at=timezone.now(), **told)
+            if won:
+                attempt.fold(outcome, rest, **told)
+        return won
+
+    def requeue(self) -> bool:
+        """An operator's way to start a running prompt over; a failed or cancelled one is retried."""
+        if attempt := self.attempts.running().first():
+            return self.release(attempt, Outcome.RELEASED)
+        return self.retry()
+
+    def cancel(self) -> bool:
+        """Stop it, waiting or running; the worker closes its stream when it sees this. False when it had ended."""
+        for _ in range(10):  # each turn lost means that the prompt moved on in between
+            self.refresh_from_db(fields=["state", "attempt_number"])
+            if not self.can_cancel:
+                return False
+            with transaction.atomic():
+                if self.move(State.CANCELLED, finished_at=timezone.now()):
+                    if attempt := self.attempts.running().first():
+                        attempt.fold(Outcome.CANCELLED)
+                    return True
+        return False
+
+    def retry(self) -> bool:
+        """Queue a failed or cancelled prompt again, with all its tries; False in any other state."""
+        if not self.can_retry:
+            return False
+        now = timezone.now()
+        cleared = {"tries": 0, "reason": "", "detail": "", "finished_at": None}
+        with transaction.atomic():
+            won = self.move(State.QUEUED, due_at=now, position=now.timestamp(), **cleared)
+            if won:
+                _call_runner_on_commit()
+        return won
+
+    def repeat(self) -> "Prompt":
+        """The same again as a new prompt."""
+        same = {name: getattr(self, name) for name in ("text", "system_prompt", "settings", "priority", "node_pin", "follows")}
+        return Prompt.submit(owner=self.owner, model=self.model, **same)[0]
+
+    @classmethod
+    def rescue(cls) -> int:
+        """Put back what dead workers held (their leases ran out); returns how many."""
+        rescued = 0
+        for attempt in Attempt.objects.expired().select_related("prompt__lane"):
+            prompt = attempt.prompt
+            with transaction.atomic():
+                still_expired = Attempt.objects.expired().filter(pk=attempt.pk).exists()
+                if still_expired and prompt.is_running and prompt.attempt_number == attempt.number:
+                    rescued += prompt.release(attempt, Outcome.LOST)
+        if rescued:
+            Runner.call()
+        return rescued
+
+    # Waiting
+
+    def place(self) -> int | None:
+        """Its place among the queued prompts of its lane, from 1; None when it does not wait."""
+        if not self.is_queued:
+            return None
+        ahead = Q(priority__gt=self.priority) | Q(priority=self.priority, position__lt=self.position)
+        return Prompt.objects.queued().filter(ahead, lane=self.lane_id).count() + 1
+
+    def expected_wait(self, place: int, slots: int) -> timedelta | None:
+        """How long until it starts, by the lane's measured speed; None when nothing was measured yet."""
+        if self.lane.mean_seconds is None:
+            return None
+        return timedelta(seconds=self.lane.mean_seconds * max(place - 1, 0) / max(slots, 1) + self.lane.mean_seconds / 2)
+
+
+def _between(low: float | None, high: float | None) -> float:
+    """A position between two neighbours, or just outside of the only one."""
+    if low is None:
+        return high - 1
+    return low + 1 if high is None else (low + high) / 2
+
+
+def _call_runner_on_commit() -> None:
+    transaction.on_commit(Runner.call)

@@ -1,0 +1,67 @@
+"""The contexts of what both a page and its socket render."""
+
+from fleet.models import Node
+from forge.models import Model
+from pulse.markdown import render
+from pulse.thinking import Kind
+
+from .board import lane_status
+from .live import Position, texts_of
+from .models import Prompt
+
+
+def prompt_context(prompt: Prompt) -> dict:
+    """Everything `_prompt.html` shows of one prompt. `seen` names this state of it; `position` how much text it has."""
+    attempt, texts = texts_of(prompt)
+    position = Position.of(attempt, texts)
+    reasoning, answer = texts[Kind.REASONING], texts[Kind.MESSAGE]
+    is_streaming = prompt.is_running
+    status = lane_status(prompt.owner, prompt.lane_id) if prompt.is_queued else None
+    place = prompt.place()
+    return {
+        "prompt": prompt,
+        "attempt": attempt,
+        "earlier_attempts": [a for a in prompt.attempts.select_related("node") if attempt and a.pk != attempt.pk],
+        "reasoning": reasoning,
+        "answer": answer,
+        "answer_html": "" if is_streaming else render(answer),
+        "place": place,
+        "wait": prompt.expected_wait(place, status.slots) if status and place else None,
+        "why": status.why if status else "",
+        "blocker": status.blocker if status else "",
+        "position": position,
+        "seen": f"{prompt.state}.{prompt.attempt_number}.{len(reasoning)}.{len(answer)}",
+    }
+
+
+def model_choices(chosen: str = "") -> list[dict]:
+    """The models to choose from: key, name, whether it can run now, and in words where it stands.
+
+    `chosen` is listed even when no node has it any more, and then said to be gone.
+    """
+    rows = Model.objects.usable().select_related("node").order_by("key", "node__name")
+    choices: dict[str, dict] = {}
+    for row in rows:
+        choice = choices.setdefault(
+            row.key, {"key": row.key, "name": row.name, "is_loaded": False, "is_online": False, "is_gone": False, "nodes": []}
+        )
+        choice["is_loaded"] |= bool(row.is_loaded) and row.is_available
+        choice["is_online"] |= row.is_available
+        choice["nodes"].append(row.node.name)
+    if chosen and chosen not in choices:
+        choices[chosen] = {"key": chosen, "name": chosen, "is_gone": True, "nodes": []}
+    for choice in choices.values():
+        choice["note"] = _note(choice)
+    return list(choices.values())
+
+
+def _note(choice: dict) -> str:
+    if choice["is_gone"]:
+        return "no longer on any node"
+    if not choice["is_online"]:
+        return "node offline, waits for it"
+    return "loaded" if choice["is_loaded"] else ""
+
+
+def has_nodes() -> bool:
+    return Node.objects.enabled().exists()

@@ -1,0 +1,156 @@
+"""Pages of the queue: HTTP to one verb, and the verb's result to a partial or a redirect."""
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from .board import lane_status, lane_statuses
+from .forms import BatchForm, EditForm, HistoryForm, PromptForm, ReorderForm
+from .models import Lane, Prompt
+from .pages import has_nodes, model_choices, prompt_context
+from .search import search
+
+PAGE_SIZE = 30
+
+
+def _own_prompt(request, pk) -> Prompt:
+    prompts = Prompt.objects.of(request.user).select_related("lane", "node", "node_pin", "follows")
+    return get_object_or_404(prompts, pk=pk)
+
+
+def _answer(request, prompt: Prompt) -> HttpResponse:
+    """After a verb: the prompt's partial for htmx, its page otherwise."""
+    if request.htmx:
+        return render(request, "queue/_prompt.html", prompt_context(prompt))
+    return redirect("prompt", pk=prompt.pk)
+
+
+@require_GET
+def board(request):
+    context = {"section": "board", "statuses": lane_statuses(request.user), "has_nodes": has_nodes()}
+    return render(request, "queue/board.html", context)
+
+
+@require_GET
+def prompt_detail(request, pk):
+    prompt = _own_prompt(request, pk)
+    return render(request, "queue/prompt.html", prompt_context(prompt) | {"section": "prompt_list"})
+
+
+def prompt_new(request):
+    """The form; `?follows=` continues a chat."""
+    follows = request.POST.get("follows") or request.GET.get("follows")
+    earlier = _own_prompt(request, follows) if follows else None
+    initial = {"model": request.GET.get("model", "")}
+    if earlier is not None:
+        initial = EditForm.initial_of(earlier) | {"text": "", "follows": earlier.pk}
+    form = PromptForm(request.POST or None, owner=request.user, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        prompt, _ = Prompt.submit(owner=request.user, **form.draft())
+        if "another" in request.POST:
+            messages.success(request, "Queued. Write the next one.")
+            return redirect(f"{request.path}?model={prompt.model}")
+        return redirect("prompt", pk=prompt.pk)
+    return _compose(request, form, {"earlier": earlier})
+
+
+def prompt_edit(request, pk):
+    prompt = _own_prompt(request, pk)
+    form = EditForm(request.POST or None, owner=request.user, initial=EditForm.initial_of(prompt))
+    if request.method == "POST" and form.is_valid():
+        draft = form.draft()
+        draft.pop("follows")
+        if not prompt.edit(**draft):
+            messages.error(request, "It was not changed: it does not wait any more.")
+        return redirect("prompt", pk=prompt.pk)
+    if not prompt.is_queued:
+        messages.error(request, "Only a waiting prompt can be changed. Repeat this one instead.")
+        return redirect("prompt", pk=prompt.pk)
+    return _compose(request, form, {"prompt": prompt})
+
+
+def _compose(request, form, extra: dict) -> HttpResponse:
+    chosen = form["model"].value() or ""
+    choices = model_choices(chosen)
+    context = {"section": "prompt_new", "form": form, "choices": choices, "chosen": chosen, "has_nodes": has_nodes()}
+    status = 422 if form.errors else 200
+    return render(request, "queue/prompt_form.html", context | extra, status=status)
+
+
+def prompt_batch(request):
+    form = BatchForm(request.POST or None, request.FILES or None, owner=request.user)
+    if request.method == "POST" and form.is_valid():
+        prompts = Prompt.submit_many(owner=request.user, drafts=form.cleaned_data["drafts"])
+        messages.success(request, f"{len(prompts)} prompts queued.")
+        return redirect("board")
+    context = {"section": "prompt_new", "form": form, "choices": model_choices(form["model"].value() or "")}
+    return render(request, "queue/batch_form.html", context, status=422 if form.errors else 200)
+
+
+@require_GET
+def prompt_list(request):
+    form = HistoryForm(request.GET)
+    form.is_valid()
+    data = form.cleaned_data
+    prompts = Prompt.objects.of(request.user).select_related("lane", "node")
+    if data.get("model"):
+        prompts = prompts.filter(lane=data["model"])
+    if data.get("state"):
+        prompts = prompts.filter(state=data["state"])
+    found = search(prompts, data["q"]) if data.get("q") else None
+    rows = found.prompts if found else prompts.without_texts()
+    page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
+    filters = request.GET.copy()
+    filters.pop("page", None)
+    context = {"section": "prompt_list", "form": form, "page": page, "found": found, "filters": filters.urlencode()}
+    return render(request, "queue/prompt_list.html", context)
+
+
+@require_POST
+def prompt_cancellation(request, pk):
+    prompt = _own_prompt(request, pk)
+    prompt.cancel()
+    if request.headers.get("HX-Target", "").startswith("lane-"):
+        return render(request, "queue/_lane.html", {"status": lane_status(request.user, prompt.lane_id)})
+    return _answer(request, prompt)
+
+
+@require_POST
+def prompt_retry(request, pk):
+    prompt = _own_prompt(request, pk)
+    prompt.retry()
+    return _answer(request, prompt)
+
+
+@require_POST
+def prompt_repeat(request, pk):
+    repeated = _own_prompt(request, pk).repeat()
+    return redirect("prompt", pk=repeated.pk)
+
+
+@require_POST
+def prompt_position(request, pk):
+    prompt = _own_prompt(request, pk)
+    form = ReorderForm(request.POST)
+    if form.is_valid():
+        prompt.reorder(form.cleaned_data["where"])
+    return _answer(request, prompt)
+
+
+@require_POST
+def lane_pause(request, pk):
+    return _lane_verb(request, pk, Lane.pause)
+
+
+@require_POST
+def lane_resume(request, pk):
+    return _lane_verb(request, pk, Lane.resume)
+
+
+def _lane_verb(request, pk, verb) -> HttpResponse:
+    verb(get_object_or_404(Lane, pk=pk))
+    if request.htmx:
+        return render(request, "queue/_lane.html", {"status": lane_status(request.user, pk)})
+    return redirect("board")

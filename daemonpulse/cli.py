@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         from fleet.simulator.cli import main as simulate
 
         return simulate(arguments[1:])
-    return _django(["daemonpulse", *arguments])
+    return _django(["daemonpulse", command.replace("-", "_") if command[0] != "-" else command, *arguments[1:]])
 
 
 def _take_option(arguments: list[str], name: str) -> str | None:
@@ -42,8 +42,10 @@ UNKEYED = {"help", "--help", "-h", "--version", "version", "check", "makemigrati
 
 
 def _django(arguments: list[str]) -> int:
+    from daemonpulse import lifeline
     from daemonpulse.keys import KeyProblem
 
+    lifeline.end_with_supervisor()
     try:
         from django.core.management import execute_from_command_line
 

@@ -136,7 +136,11 @@ def _message(model: Model, ask: Ask) -> list[str]:
     exact = EXACT_TOKENS.search(ask.prompt)
     wanted = int(exact[1]) if exact else model.speed.output_tokens
     pieces = tokenize(_markdown(model.key, ask))
-    return pieces if wanted is None else list(islice(chain(pieces, _more()), wanted))
+    if wanted is None:
+        return pieces
+    # One beyond the limit is enough to tell that there was more.
+    needed = wanted if ask.max_tokens is None else min(wanted, ask.max_tokens + 1)
+    return list(islice(chain(pieces, _more()), needed))
 
 
 def _markdown(key: str, ask: Ask) -> str:

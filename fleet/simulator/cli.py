@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1")
-    add("--port", type=int, default=41834, help="0 takes any free port (default: %(default)s)")
+    add("--port", type=_port, default=41834, help="0 takes any free port (default: %(default)s)")
     add("--token", help=f"require this Bearer token; also from the environment as {TOKEN_FROM}")
     add(
         "--vram-gb",
@@ -101,6 +101,13 @@ def serve(settings: Settings, host: str, port: int) -> int:
     print(f"simulated daemon listening on http://{host}:{listener.getHost().port}", flush=True)
     reactor.run(installSignalHandlers=False)
     return 0
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return value
 
 
 def _positive(text: str) -> float:

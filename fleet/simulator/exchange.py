@@ -71,7 +71,7 @@ class Exchange(Request):
         self.end()
 
     def refuse(self, error: ApiError) -> None:
-        """Answer with an error in the dialect of the route."""
+        """Answer with an error in the dialect of the route, if anybody is left to read it."""
         status, body = error.openai() if self.is_openai else error.native()
         self.reply(body, status)
 

@@ -4,6 +4,7 @@ import secrets
 
 from fleet.simulator.answers import Part, quote, tokenize
 from fleet.simulator.exchange import encode_text
+from fleet.simulator.validation import object_or_empty
 
 
 def choose_calls(body: dict, prompt: str) -> list[Part]:
@@ -13,18 +14,18 @@ def choose_calls(body: dict, prompt: str) -> list[Part]:
     choice = body.get("tool_choice")
     if not functions or choice == "none":
         return []
-    wanted = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
+    wanted = object_or_empty(object_or_empty(choice).get("function")).get("name")
     named = [one for one in functions if one["name"] == wanted or (wanted is None and one["name"] in prompt)]
     return [_call((named or functions)[0], prompt)]
 
 
 def _is_function(tool) -> bool:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
+    function = object_or_empty(object_or_empty(tool).get("function"))
+    return isinstance(function.get("name"), str)
 
 
 def _call(function: dict, prompt: str) -> Part:
-    arguments = encode_text(_arguments(function.get("parameters") or {}, prompt))
+    arguments = encode_text(_arguments(function.get("parameters"), prompt))
     detail = {
         "id": f"call_{secrets.token_hex(8)}",
         "type": "function",
@@ -33,11 +34,12 @@ def _call(function: dict, prompt: str) -> Part:
     return Part("tool_call", tokenize(arguments), detail)
 
 
-def _arguments(schema: dict, prompt: str) -> dict:
+def _arguments(schema, prompt: str) -> dict:
     """A value for every required property of a JSON schema, or for all when none is required."""
-    properties = schema.get("properties") or {}
-    names = schema.get("required") or list(properties)
-    return {name: _value(properties.get(name) or {}, prompt) for name in names}
+    schema = object_or_empty(schema)
+    properties = object_or_empty(schema.get("properties"))
+    required = [name for name in properties if name in (schema.get("required") or ())]
+    return {name: _value(object_or_empty(properties[name]), prompt) for name in required or properties}
 
 
 def _value(schema: dict, prompt: str):

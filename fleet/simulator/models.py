@@ -37,7 +37,7 @@ class Counts:
         self.requests += 1
         try:
             yield
-        except (CancelledError, GeneratorExit):
+        except CancelledError:
             self.cancelled += 1
             raise
         except BaseException:

@@ -15,7 +15,7 @@ from fleet.simulator.exchange import Exchange, encode
 from fleet.simulator.generation import Generation, generation
 from fleet.simulator.models import Model
 from fleet.simulator.v0 import extras
-from fleet.simulator.validation import Rule, invalid, is_flag, is_number, is_text
+from fleet.simulator.validation import Rule, invalid, is_flag, is_number, is_text, object_or_empty
 
 EMBEDDING_DIMENSIONS = 384
 COMMON = {
@@ -139,7 +139,7 @@ def chunk(head: dict, choices: list, **more) -> bytes:
 def end_stream(turn: Generation, exchange: Exchange, body: dict, head: dict, last_choice: dict) -> None:
     """The last choice, the usage if it was asked for, and the end mark."""
     exchange.send(chunk(head, [last_choice], **extras(exchange, turn)))
-    if (body.get("stream_options") or {}).get("include_usage"):
+    if object_or_empty(body.get("stream_options")).get("include_usage"):
         exchange.send(chunk(head, [], usage=usage(turn)))
     exchange.send(b"data: [DONE]\n\n")
     exchange.end()

@@ -19,7 +19,7 @@ from fleet.simulator.openai import (
     usage,
 )
 from fleet.simulator.v0 import extras
-from fleet.simulator.validation import invalid
+from fleet.simulator.validation import invalid, object_or_empty
 
 DELTA_KEYS = {"message": "content", "reasoning": "reasoning_content"}
 
@@ -47,8 +47,7 @@ def _ask(model: Model, body: dict) -> Ask:
     texts = [_text_of(message) for message in messages]
     asked = [text for message, text in zip(messages, texts, strict=True) if message["role"] == "user"]
     prompt = asked[-1] if asked else texts[-1]
-    response_format = body.get("response_format") or {}
-    if isinstance(response_format, dict) and response_format.get("type") == "json_object":
+    if object_or_empty(body.get("response_format")).get("type") == "json_object":
         raise invalid(
             "invalid_value", "'response_format.type' must be 'json_schema' or 'text'.", "response_format"
         )

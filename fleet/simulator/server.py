@@ -82,13 +82,18 @@ async def answer(daemon: Daemon, exchange: Exchange) -> None:
     except ConnectionCut:
         exchange.cut()
     except ApiError as error:
-        if exchange.startedWriting:
-            exchange.cut()
-        else:
-            exchange.refuse(error)
+        fail(exchange, error)
     except Exception:
         traceback.print_exc(file=sys.stderr)
+        fail(exchange, ApiError(500, "internal_error", "The simulated daemon has a fault of its own."))
+
+
+def fail(exchange: Exchange, error: ApiError) -> None:
+    """Say what went wrong, or cut an answer that has begun."""
+    if exchange.startedWriting:
         exchange.cut()
+    else:
+        exchange.refuse(error)
 
 
 async def respond(daemon: Daemon, exchange: Exchange) -> None:

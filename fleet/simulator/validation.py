@@ -1,5 +1,6 @@
 """Strict checks of native request bodies: an unknown key is an error, not noise (contract §2.0)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ def is_flag(value) -> bool:
 
 
 def is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Any number; Python's parser also lets NaN and Infinity in, which JSON does not have."""
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def is_integer(value) -> bool:
@@ -32,6 +34,11 @@ def is_integer(value) -> bool:
 
 def is_object(value) -> bool:
     return isinstance(value, dict)
+
+
+def object_or_empty(value) -> dict:
+    """For bodies that are read leniently: what is no object counts as absent."""
+    return value if isinstance(value, dict) else {}
 
 
 def is_list(value) -> bool:
@@ -81,7 +88,7 @@ def check(body, rules: dict[str, Rule]) -> dict:
 
 def check_union(value, param: str, kinds: dict[str, dict[str, Rule]]) -> None:
     """An object whose `type` picks its rules; anything else is an invalid_union (contract §2.0)."""
-    if not isinstance(value, dict) or value.get("type") not in kinds:
+    if not is_object(value) or not is_text(value.get("type")) or value["type"] not in kinds:
         options = " | ".join(f"'{kind}'" for kind in kinds)
         raise invalid("invalid_union", f"Invalid discriminator value. Expected {options}", param)
     check(value, kinds[value["type"]])

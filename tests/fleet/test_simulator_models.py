@@ -128,7 +128,10 @@ def test_a_jit_load_evicts_earlier_jit_loads_but_not_what_was_loaded_by_hand(sim
 
 def test_requests_that_come_during_a_load_share_it(simulator):
     simulator.control(f"models/{OTTER}", {"load_seconds": 2})
-    threads = [threading.Thread(target=chat, args=(simulator, OTTER)) for _ in range(4)]
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(chat(simulator, OTTER).json())) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     wait_until(lambda: simulator.state()["models"][OTTER]["waiting"] == 4)
@@ -137,6 +140,15 @@ def test_requests_that_come_during_a_load_share_it(simulator):
         thread.join()
     assert simulator.state()["loads"] == 1
     assert simulator.state()["models"][OTTER]["completed"] == 4
+    assert sum("model_load_time_seconds" in answer["stats"] for answer in answers) == 1
+
+
+def test_a_load_goes_on_when_its_client_leaves(simulator):
+    simulator.control(f"models/{OTTER}", {"load_seconds": 4})
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(f"{simulator.url}/api/v1/chat", json={"model": OTTER, "input": "hi"}, timeout=0.1)
+    wait_until(lambda: loaded(simulator) == [OTTER])
+    assert simulator.state()["models"][OTTER]["cancelled"] == 1
 
 
 def test_unloading_a_busy_instance_ends_its_requests(simulator):
@@ -179,9 +191,9 @@ def test_an_idle_jit_instance_is_unloaded_and_a_busy_or_explicit_one_is_not(simu
         return requests.post(f"{simulator.url}/v1/chat/completions", json=body, timeout=10)
 
     post(simulator, "models/load", model=HERON)
-    simulator.control(f"models/{OTTER}", {"tokens_per_second": 2})  # 0.5 s for 11 tokens at this speed
-    ask(HERON, 0.2)
-    ask(OTTER, 0.2)
+    simulator.control(f"models/{OTTER}", {"tokens_per_second": 1})  # 1 s for 11 tokens at this speed
+    ask(HERON, 0.6)
+    assert ask(OTTER, 0.6).status_code == 200
     assert set(loaded(simulator)) == {HERON, OTTER}
     wait_until(lambda: loaded(simulator) == [HERON])
     assert simulator.state()["unloads"] == 1

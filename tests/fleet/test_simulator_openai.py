@@ -258,3 +258,16 @@ def test_v0_answers_carry_stats_model_and_runtime(simulator):
         assert answer["model_info"]["context_length"] == 8192
         assert answer["runtime"]["supported_formats"] == ["gguf"]
     assert "stats" not in complete(simulator).json()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"tools": [5, {"function": "x"}, {"function": {"name": "f", "parameters": [1]}}]},
+        {"tools": TOOLS, "tool_choice": {"function": "x"}},
+        {"tools": "x", "stream_options": 5, "response_format": 5, "reasoning_effort": 5, "ttl": None},
+    ],
+)
+def test_odd_values_are_read_leniently(simulator, odd):
+    assert complete(simulator, BEAVER, **odd).status_code == 200
+    assert stream(simulator, BEAVER, **odd)[-1]["choices"][0]["finish_reason"] in ("stop", "tool_calls")

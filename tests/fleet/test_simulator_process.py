@@ -1,12 +1,12 @@
 """The simulated daemon as a process: how it starts, ends and is told what to be."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 import requests
 
@@ -78,21 +78,17 @@ def test_it_does_not_outlive_its_parent(tmp_path):
     """)
     run = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, timeout=20)
     child = int(run.stdout)
-    for _ in range(40):
-        try:
-            os.kill(child, 0)
-        except ProcessLookupError:
-            return
-        if _is_zombie(child):
+    for _ in range(60):
+        # A zombie is dead as well; in a container nobody may collect it.
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
             return
         time.sleep(0.05)
     raise AssertionError("it is still there")
 
 
-def _is_zombie(pid):
-    """Dead, but nobody in this container has collected it yet."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return not state.strip() or state.startswith("Z")
+def test_it_needs_no_django():
+    check = "import sys, fleet.simulator.server; sys.exit('django' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, timeout=20).returncode == 0
 
 
 def test_speed_divides_every_duration(simulator):
@@ -100,7 +96,7 @@ def test_speed_divides_every_duration(simulator):
     begun = time.monotonic()
     body = {"model": "simulated/tortoise-slow-70b", "input": "[[tokens=60]]"}
     requests.post(f"{simulator.url}/api/v1/chat", json=body, timeout=10)
-    assert 0.1 < time.monotonic() - begun < 1.5
+    assert 0.1 < time.monotonic() - begun < 5  # 15 s at speed 1
 
 
 def test_a_scenario_changes_adds_and_replaces_models(tmp_path):

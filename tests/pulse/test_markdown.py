@@ -119,6 +119,7 @@ def test_its_cleaner_alone_disarms_html(monkeypatch):
     for attack in ATTACKS:
         assert_harmless(render(attack))
     assert render('<span class="btn k">x</span>') == '<span class="k">x</span>'
+    assert "href" not in render('<a href="/accounts/logout/">x</a><a href="//evil.example">y</a>')
     assert render('<div class="modal" role="dialog">y</div>') == '<div class="">y</div>'
     assert render('<button type="submit" class="btn big">z</button>') == '<button class="btn">z</button>'
 
@@ -205,7 +206,28 @@ def test_it_keeps_code_to_the_last_character(language):
     assert Seen(html).text.endswith("Copy" + code + "\n")
 
 
-def test_it_does_not_highlight_much_code():
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [("c", "\n"), ("yaml", "`" * 900 + "\n"), ("make", "a" * 95_000), ("java", "a " * 45_000)],
+)
+def test_it_does_not_let_a_lexer_take_its_time(language, code):
+    code = code * (95_000 // len(code))
+    started = time.process_time()
+    html = render(f"~~~{language}\n{code}\n~~~\n\n```python\nx\n```\n\n```python\n{'x' * 1001}\n```")
+    assert time.process_time() - started < 2
+    assert f"<code>{code}" in html
+    assert f"<code>{'x' * 1001}\n</code>" in html
+
+
+def test_it_stops_highlighting_when_the_time_is_used_up(monkeypatch):
+    block = "```python\n" + "x = 1\n" * 20 + "```\n"
+    assert render(block * 2).count('<span class="n">') == 40
+    monkeypatch.setattr(markdown, "MAX_HIGHLIGHT_SECONDS", 0)
+    assert render(block) == render(block.replace("python", "")).replace('lang"><', 'lang">python<')
+
+
+def test_it_does_not_highlight_much_code(monkeypatch):
+    monkeypatch.setattr(markdown, "MAX_HIGHLIGHT_SECONDS", 60)
     block = "```python\n" + "x = 1\n" * 10_000 + "```\n"
     first, second = render(block + block).split("</figure>")[:2]
     assert '<span class="n">x</span>' in first

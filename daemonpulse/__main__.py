@@ -1,0 +1,3 @@
+from daemonpulse.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,286 @@
+"""`daemonpulse up`: one command that prepares the data folder and keeps all processes running.
+
+This process stays small (no Django): it starts the others, starts a crashed one again, and stops them all.
+"""
+
+import argparse
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemonpulse import lifeline, paths
+
+DEFAULT_PORT = 8642
+STOP_SECONDS = 6.0  # what a process has to end by itself; then it is killed
+POLL_SECONDS = 0.1
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
+STEADY_SECONDS = 60.0  # a process that lived this long starts again without delay
+START_SECONDS = 60.0
+
+
+class CannotStart(Exception):
+    """What is wrong and what to do about it, in one message."""
+
+
+@dataclass
+class Child:
+    """One process that is kept running. `back_off` doubles with each quick death."""
+
+    name: str
+    argv: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen | None = None
+    started_at: float = 0.0
+    start_again_at: float = 0.0
+    back_off: float = FIRST_BACKOFF_SECONDS
+
+    def start(self) -> None:
+        environment = os.environ | self.environment | {lifeline.PARENT_VARIABLE: str(os.getpid())}
+        self.started_at = time.monotonic()
+        # A session of its own: Ctrl-C reaches this process only, and the whole group can be ended at once.
+        self.process = subprocess.Popen(self.argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+
+    def keep_running(self) -> None:
+        """Start it again when it has ended and its back-off is over."""
+        now = time.monotonic()
+        if self.process is not None and (status := self.process.poll()) is not None:
+            self.end_group()
+            if now - self.started_at > STEADY_SECONDS:
+                self.back_off = FIRST_BACKOFF_SECONDS
+            say(f"{self.name} ended (status {status}); starting it again in {self.back_off:g} s.")
+            self.process, self.start_again_at = None, now + self.back_off
+            self.back_off = min(self.back_off * 2, MAX_BACKOFF_SECONDS)
+        if self.process is None and now >= self.start_again_at:
+            self.start()
+
+    def ask_to_stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def end_group(self) -> None:
+        """Kill what is left of it and of what it started."""
+        if self.process is None:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        except AttributeError:  # no process groups on this platform
+            self.process.kill()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Run until told to stop; 0 after a clean stop, 2 when it could not start."""
+    options = parse(argv)
+    try:
+        return Supervisor(options).run()
+    except CannotStart as problem:
+        print(f"daemonpulse: {problem}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("daemonpulse up", description="Starts DaemonPulse: web, worker and watcher.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: this machine only)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--data-dir", help=f"data folder (default: {paths.data_dir()})")
+    parser.add_argument("--no-simulator", action="store_true", help="never start the simulated daemon")
+    parser.add_argument(
+        "--insecure-lan", action="store_true",
+        help="serve another address than this machine's own without TLS; anybody on the network can read along",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+class Supervisor:
+    """1. Check what must be free and writable. 2. Prepare the database in a process of its own.
+    3. Start everything and say where it is. 4. Keep it running until a signal. 5. Stop all."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.children: list[Child] = []
+        self.is_told = False
+
+    def run(self) -> int:
+        check_address(self.options.host, self.options.insecure_lan)  # 1
+        lock = lock_data_dir(paths.data_dir())
+        check_port(self.options.host, self.options.port)
+        os.environ["DAEMONPULSE_ALLOWED_HOSTS"] = ",".join(allowed_hosts(self.options.host))
+        os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # many threads, little memory (glibc)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.told)
+        simulator_port = free_port()
+        prepared = prepare(simulator_port, self.options.no_simulator)  # 2
+        self.children = self.plan(simulator_port if prepared["simulate"] else None)
+        for child in self.children:  # 3
+            child.start()
+        if self.wait_until(self.answers):
+            welcome(self.url, prepared)
+        while not self.is_told:  # 4
+            for child in self.children:
+                child.keep_running()
+            time.sleep(POLL_SECONDS)
+        self.stop_all()  # 5
+        lock.close()
+        return 0
+
+    def told(self, number, frame) -> None:
+        self.is_told = True
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.options.host in {"0.0.0.0", "::"} else self.options.host  # noqa: S104 - compared
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.options.port}"
+
+    def plan(self, simulator_port: int | None) -> list[Child]:
+        me = [sys.executable, "-m", "daemonpulse"]
+        address = ["--host", self.options.host, "--port", str(self.options.port)]
+        children = [
+            Child("web", [*me, "web", *address], {"DAEMONPULSE_PROCESS": "web"}),
+            Child("worker", [*me, "worker"], {"DAEMONPULSE_PROCESS": "worker"}),
+            Child("watcher", [*me, "watcher"], {"DAEMONPULSE_PROCESS": "watcher"}),
+        ]
+        if simulator_port is not None:
+            simulate = [sys.executable, "-m", "fleet.simulator", "--port", str(simulator_port), "--die-with-parent"]
+            children.insert(0, Child("simulated daemon", simulate))
+        return children
+
+    def answers(self) -> bool:
+        host = "127.0.0.1" if self.options.host in {"0.0.0.0", "::"} else self.options.host  # noqa: S104 - compared
+        try:
+            socket.create_connection((host, self.options.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def wait_until(self, is_so: Callable[[], bool]) -> bool:
+        until = time.monotonic() + START_SECONDS
+        while not self.is_told and time.monotonic() < until:
+            if is_so():
+                return True
+            for child in self.children:
+                child.keep_running()
+            time.sleep(0.03)
+        return False
+
+    def stop_all(self) -> None:
+        say("Stopping…")
+        for child in self.children:
+            child.ask_to_stop()
+        until = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < until and any(c.process and c.process.poll() is None for c in self.children):
+            time.sleep(0.05)
+        for child in self.children:
+            child.end_group()
+            if child.process is not None:
+                child.process.wait()
+
+
+def check_address(host: str, is_allowed: bool) -> None:
+    if host == "localhost" or is_allowed:
+        return
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise CannotStart(
+            f"{host} can be reached by others, and without TLS they can read along. Add --insecure-lan if you trust "
+            "everybody on that network, or put a TLS proxy in front and keep 127.0.0.1."
+        )
+
+
+def lock_data_dir(folder: Path):
+    """The data folder, made if missing, checked to be writable, and held by this process alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "up.lock").open("w")
+    except OSError as error:
+        raise CannotStart(
+            f"The data folder {folder} cannot be written ({error.strerror}). Give it to this user, or choose another "
+            "one with --data-dir."
+        ) from error
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # no such locks on this platform; a second start then fails on the port
+    except OSError as error:
+        raise CannotStart(f"DaemonPulse is running on {folder} already. Stop it first, or choose another --data-dir.") from error
+    return lock
+
+
+def check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(
+                f"Port {port} on {host} cannot be used ({error.strerror}). Choose another one with --port, for "
+                f"instance --port {port + 1}."
+            ) from error
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """The names under which this server may be asked for; anything else is refused (DNS rebinding)."""
+    names = ["127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host]
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared
+        own = socket.gethostname()
+        names += [own, f"{own}.local"]
+        try:
+            names += [str(info[4][0]) for info in socket.getaddrinfo(own, None, socket.AF_INET)]
+        except OSError:
+            pass
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # sends nothing; tells which of our addresses faces the network
+                names.append(probe.getsockname()[0])
+            except OSError:
+                pass
+    extra = os.environ.get("DAEMONPULSE_ALLOWED_HOSTS", "")
+    return list(dict.fromkeys(filter(None, [*names, *extra.split(",")])))
+
+
+def prepare(simulator_port: int, no_simulator: bool) -> dict:
+    """Migrations, key, first account, nodes: `daemonpulse prepare` says in one JSON line what it did."""
+    argv = [sys.executable, "-m", "daemonpulse", "prepare", "--simulator-port", str(simulator_port)]
+    argv += ["--no-simulator"] if no_simulator else []
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True)  # noqa: S603
+    if done.returncode:
+        raise CannotStart("It could not be prepared; the message above says why.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def welcome(url: str, prepared: dict) -> None:
+    say(f"\n  DaemonPulse is running at {url}/\n")
+    if prepared["link"]:
+        say(f"  Sign in, once and within the hour:  {url}/sign-in/{prepared['link']}/\n")
+    else:
+        say("  For a new sign-in link:  daemonpulse sign-in-link\n")
+    if prepared["simulate"]:
+        say("  No LM Studio was found on this machine, so a simulated one is there to try things out.")
+        say(f"  To use a real one: start its server (lms server start), then add it at {url}/nodes/\n")
+    elif prepared["found"]:
+        say(f"  LM Studio was found at {prepared['found']}.\n")
+    say(f"  Data folder: {paths.data_dir()}    Ctrl-C stops everything.\n")

@@ -76,7 +76,7 @@ else:
     SYNCHRONOUS = "NORMAL" if PROCESS in {"worker", "watcher"} else "FULL"
     DATABASES = {
         "default": {
-            "ENGINE": "django.db.backends.sqlite3",
+            "ENGINE": "daemonpulse.sqlite",
             "NAME": DATABASE_FILE,
             "CONN_MAX_AGE": None,
             "OPTIONS": {

@@ -18,10 +18,13 @@ def prompt_context(prompt: Prompt) -> dict:
     is_streaming = prompt.is_running
     status = lane_status(prompt.owner, prompt.lane_id) if prompt.is_queued else None
     place = prompt.place()
+    earlier = prompt.attempts.select_related("node")
+    if attempt and not prompt.is_queued:
+        earlier = earlier.exclude(pk=attempt.pk)
     return {
         "prompt": prompt,
         "attempt": attempt,
-        "earlier_attempts": [a for a in prompt.attempts.select_related("node") if attempt and a.pk != attempt.pk],
+        "earlier_attempts": list(earlier),
         "reasoning": reasoning,
         "answer": answer,
         "answer_html": "" if is_streaming else render(answer),
@@ -42,11 +45,11 @@ def model_choices(chosen: str = "") -> list[dict]:
     rows = Model.objects.usable().select_related("node").order_by("key", "node__name")
     choices: dict[str, dict] = {}
     for row in rows:
-        choice = choices.setdefault(
-            row.key, {"key": row.key, "name": row.name, "is_loaded": False, "is_online": False, "is_gone": False, "nodes": []}
-        )
+        flags = {"is_loaded": False, "is_online": False, "is_gone": False, "is_simulated": True}
+        choice = choices.setdefault(row.key, {"key": row.key, "name": row.name, "nodes": []} | flags)
         choice["is_loaded"] |= bool(row.is_loaded) and row.is_available
         choice["is_online"] |= row.is_available
+        choice["is_simulated"] &= row.node.is_simulated
         choice["nodes"].append(row.node.name)
     if chosen and chosen not in choices:
         choices[chosen] = {"key": chosen, "name": chosen, "is_gone": True, "nodes": []}
@@ -58,9 +61,8 @@ def model_choices(chosen: str = "") -> list[dict]:
 def _note(choice: dict) -> str:
     if choice["is_gone"]:
         return "no longer on any node"
-    if not choice["is_online"]:
-        return "node offline, waits for it"
-    return "loaded" if choice["is_loaded"] else ""
+    state = "loaded" if choice["is_loaded"] else "" if choice["is_online"] else "node offline, waits for it"
+    return ", ".join(filter(None, [state, "simulated" if choice["is_simulated"] else ""]))
 
 
 def has_nodes() -> bool:

@@ -34,6 +34,7 @@ BEAT_SECONDS = 2.0
 SOFT_LIMIT_SECONDS = 60.0  # leaves at the first idle moment after this
 LINGER_SECONDS = 5.0  # stays this long on empty lanes: the next prompt starts without a trip through the broker
 LOOK_SECONDS = 0.5  # looks at the lanes at least this often
+PAUSE_SECONDS = 0.02  # and at most this often while prompts run: a slot that falls free needs no look (_next)
 MAX_STREAMS = 64
 
 
@@ -50,6 +51,7 @@ class LaneRunner:
         self.pool = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="stream")
         self.started_at = self.idle_since = self.beat_at = time.monotonic()
         self.may_claim = True
+        self.open_lanes: set[tuple[int, int]] = set()
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -79,8 +81,10 @@ class LaneRunner:
     def look(self) -> int:
         """One look at the lanes: stop what was ended by others, start what may start. Returns how many it started."""
         self._stop_ended()
+        decided = make_plan()
+        self.open_lanes = decided.open
         started = 0
-        for start in make_plan().starts:
+        for start in decided.starts:
             started += self._start(start)
         if started or self.executions:
             self.idle_since = time.monotonic()
@@ -100,12 +104,25 @@ class LaneRunner:
         self.executions[attempt.pk] = execution
         self.pool.submit(self._run, execution)
 
-    def _run(self, execution: Execution) -> None:
-        try:
-            execution.run()
-        finally:
-            del self.executions[execution.attempt.pk]
-            wakeup.notify()
+    def _run(self, execution: Execution | None) -> None:
+        """One prompt after the other of a lane, as long as the last look at all lanes allows it."""
+        while execution is not None:
+            try:
+                execution.run()
+            finally:
+                del self.executions[execution.attempt.pk]
+            execution = self._next(execution)
+        wakeup.notify()
+
+    def _next(self, done: Execution) -> Execution | None:
+        """The next prompt of the same lane for the same node; None when the lane must let others have a turn."""
+        lane_id, node = done.prompt.lane_id, done.node
+        if not self.may_claim or self.is_stopping() or (lane_id, node.pk) not in self.open_lanes:
+            return None
+        if attempt := Prompt.claim_next(lane_id, node.pk, self.name):
+            execution = self.executions[attempt.pk] = Execution(attempt, node)
+            return execution
+        return None
 
     def _stop_ended(self) -> None:
         """Close the streams of attempts that are no longer running in the database: cancelled, or rescued from us."""
@@ -123,6 +140,8 @@ class LaneRunner:
 
     def _wait(self, listener) -> None:
         """Until a state changed somewhere, or it is time to beat or look."""
+        if self.executions:
+            time.sleep(PAUSE_SECONDS)
         until = time.monotonic() + LOOK_SECONDS
         while (left := until - time.monotonic()) > 0:
             if listener.wait(left) or self.is_stopping():

@@ -69,7 +69,10 @@ class Start:
 
 @dataclass(slots=True)
 class Plan:
+    """`open`: (lane id, node id) pairs that may go on there with their next prompt as soon as a slot is free."""
+
     starts: list[Start] = field(default_factory=list)
+    open: set[tuple[int, int]] = field(default_factory=set)
     why: dict[int, tuple[Why, str]] = field(default_factory=dict)  # lane id → reason, the model in the way
 
 
@@ -101,6 +104,8 @@ def plan(lanes: list[LaneView], nodes: list[NodeView], now: float, max_wait: flo
         for lane in wanting:
             count, why = _decide(lane, node, turn, is_starving)
             count = min(count, _left(left[lane.id], node.id))
+            if count > 0 or (why and why[0] is Why.SLOTS_FULL):
+                decided.open.add((lane.id, node.id))
             if count > 0:
                 decided.starts.append(Start(lane.id, node.id, count))
                 _take(left[lane.id], node.id, count)

@@ -1,13 +1,14 @@
 """Pages of the queue: HTTP to one verb, and the verb's result to a partial or a redirect."""
 
 from django.contrib import messages
+from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from .board import lane_status, lane_statuses
-from .forms import BatchForm, EditForm, HistoryForm, PromptForm, ReorderForm
+from .forms import SETTINGS, BatchForm, EditForm, HistoryForm, PromptForm, ReorderForm
 from .models import Lane, Prompt
 from .pages import has_nodes, model_choices, prompt_context
 from .search import search
@@ -17,7 +18,10 @@ PAGE_SIZE = 30
 
 def _own_prompt(request, pk) -> Prompt:
     prompts = Prompt.objects.of(request.user).select_related("lane", "node", "node_pin", "follows")
-    return get_object_or_404(prompts, pk=pk)
+    try:
+        return get_object_or_404(prompts, pk=pk)
+    except ValidationError as error:  # `?follows=` need not be an id
+        raise Http404 from error
 
 
 def _answer(request, prompt: Prompt) -> HttpResponse:
@@ -75,6 +79,10 @@ def _compose(request, form, extra: dict) -> HttpResponse:
     chosen = form["model"].value() or ""
     choices = model_choices(chosen)
     context = {"section": "prompt_new", "form": form, "choices": choices, "chosen": chosen, "has_nodes": has_nodes()}
+    folded = [form[name] for name in ("system_prompt", "node", *SETTINGS)]
+    context["is_more_open"] = any(field.errors or field.value() not in (None, "") for field in folded)
+    if not form.errors:
+        form.fields["text"].widget.attrs["autofocus"] = True
     status = 422 if form.errors else 200
     return render(request, "queue/prompt_form.html", context | extra, status=status)
 
@@ -85,7 +93,8 @@ def prompt_batch(request):
         prompts = Prompt.submit_many(owner=request.user, drafts=form.cleaned_data["drafts"])
         messages.success(request, f"{len(prompts)} prompts queued.")
         return redirect("board")
-    context = {"section": "prompt_new", "form": form, "choices": model_choices(form["model"].value() or "")}
+    chosen = form["model"].value() or ""
+    context = {"section": "prompt_new", "form": form, "choices": model_choices(chosen), "chosen": chosen}
     return render(request, "queue/batch_form.html", context, status=422 if form.errors else 200)
 
 

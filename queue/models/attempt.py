@@ -46,21 +46,19 @@ class Attempt(models.Model):
     finished_at = models.DateTimeField(null=True)
     chunk_count = models.PositiveIntegerField(default=0)
     progress = models.JSONField(null=True)
-    reasoning = encrypt(models.TextField(default=""))
-    answer = encrypt(models.TextField(default=""))
     reason = models.CharField(max_length=40, blank=True, default="")
-    detail = encrypt(models.TextField(default=""))
     stats = models.JSONField(default=dict)
     response_id = models.CharField(max_length=120, blank=True, default="")
+    detail = encrypt(models.TextField(default=""))
+    reasoning = encrypt(models.TextField(default=""))
+    answer = encrypt(models.TextField(default=""))
 
     objects = AttemptQuerySet.as_manager()
 
     class Meta:
         ordering = ["number"]
         constraints = [models.UniqueConstraint(fields=["prompt", "number"], name="one_attempt_per_number")]
-        indexes = [
-            models.Index(fields=["leased_until"], name="running_attempts", condition=models.Q(outcome="running"))
-        ]
+        indexes = [models.Index(fields=["outcome", "leased_until"], name="attempts_by_lease")]
 
     def __str__(self):
         return f"attempt {self.number} of {self.prompt_id}"

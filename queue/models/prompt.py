@@ -57,8 +57,6 @@ class Prompt(models.Model):
     lane = models.ForeignKey(Lane, on_delete=models.PROTECT, related_name="prompts")
     node_pin = models.ForeignKey(Node, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     follows = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="followers")
-    text = encrypt(models.TextField())
-    system_prompt = encrypt(models.TextField(blank=True, default=""))
     settings = models.JSONField(default=dict, blank=True)
     priority = models.SmallIntegerField(default=0, choices=PRIORITIES)
     position = models.FloatField()
@@ -67,11 +65,14 @@ class Prompt(models.Model):
     tries = models.PositiveSmallIntegerField(default=0, editable=False)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     reason = models.CharField(max_length=40, blank=True, default="", editable=False)
-    detail = encrypt(models.TextField(default="", editable=False))
     enqueued_at = models.DateTimeField(default=timezone.now, editable=False)
     due_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, editable=False)
     finished_at = models.DateTimeField(null=True, editable=False)
+    # Long columns last: SQLite walks over all of a row's pages to reach what stands behind them.
+    text = encrypt(models.TextField())
+    system_prompt = encrypt(models.TextField(blank=True, default=""))
+    detail = encrypt(models.TextField(default="", editable=False))
 
     objects = PromptQuerySet.as_manager()
 
@@ -79,7 +80,9 @@ class Prompt(models.Model):
         ordering = ["-enqueued_at", "-id"]
         permissions = [("view_prompt_text", "Can read the texts of other people's prompts")]
         indexes = [
-            models.Index(fields=["lane", "state", "-priority", "position"], name="open_prompts", condition=Q(state__in=OPEN)),
+            models.Index(fields=["state", "lane", "-priority", "position"], name="prompts_in_lane_order"),
+            models.Index(fields=["state", "due_at", "lane", "node_pin", "priority"], name="prompts_due"),
+            models.Index(fields=["finished_at", "lane", "state"], name="prompts_by_end"),
             models.Index(fields=["owner", "-enqueued_at"], name="prompts_of_owner"),
             models.Index(fields=["lane", "-enqueued_at"], name="prompts_of_lane"),
         ]  # fmt: skip

@@ -35,7 +35,7 @@
     const copied = await copyText("value" in source ? source.value : source.textContent);
     const said = copied ? "Copied" : "Could not copy";
     announcer().textContent = said;
-    const label = button.querySelector("[data-copy-label]");
+    const label = button.querySelector("[data-copy-label]") || (button.childElementCount ? null : button);
     const before = label?.dataset.copyLabel || label?.textContent;
     if (label) {
       label.dataset.copyLabel = before;
@@ -132,6 +132,150 @@
     complain("That did not work: the server could not be reached. Nothing was changed.");
   });
 
+  // Forms. One that a socket brought has no CSRF token of its own; one that asks first does so in a dialog;
+  // one that must not be sent twice is not.
+  const csrfToken = () => JSON.parse(document.body.getAttribute("hx-headers"))["x-csrftoken"];
+  const ask = (form) => {
+    const dialog = document.createElement("dialog");
+    const add = (parent, tag, className, text) => {
+      const element = document.createElement(tag);
+      element.className = className;
+      element.textContent = text;
+      parent.append(element);
+      return element;
+    };
+    dialog.className = "dialog";
+    dialog.dataset.dismiss = "";
+    const title = add(dialog, "h2", "", form.dataset.confirm);
+    title.id = "confirm-title";
+    dialog.setAttribute("aria-labelledby", title.id);
+    add(dialog, "p", "", form.dataset.confirmText);
+    const actions = add(dialog, "div", "form-actions", "");
+    const yes = add(actions, "button", "btn btn-danger", form.dataset.confirmYes);
+    const no = add(actions, "button", "btn btn-quiet", form.dataset.confirmNo);
+    no.dataset.dialogClose = "";
+    no.autofocus = true;
+    yes.addEventListener("click", () => {
+      const current = document.getElementById(form.id);  // the page may have changed since
+      dialog.close();
+      if (!current) return;
+      current.dataset.confirmed = "";
+      current.requestSubmit();
+    });
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+  };
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.dataset.confirm && !("confirmed" in form.dataset)) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      ask(form);
+      return;
+    }
+    delete form.dataset.confirmed;
+    if ("sent" in form.dataset) {
+      event.preventDefault();
+      return;
+    }
+    if ("once" in form.dataset) form.dataset.sent = "";
+    if (form.method === "post" && !form.elements.csrfmiddlewaretoken) {
+      const field = document.createElement("input");
+      Object.assign(field, { type: "hidden", name: "csrfmiddlewaretoken", value: csrfToken() });
+      form.append(field);
+    }
+  }, { capture: true });
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
+
+  // The models to choose from. Options change in place, so that an open list stays open and the choice stands.
+  const syncOptions = (list) => {
+    const select = document.querySelector(list.dataset.optionsFor);
+    if (!select) return;
+    const known = new Map([...select.options].map((option) => [option.value, option]));
+    const wanted = new Set();
+    let place = known.get("") || null;
+    for (const source of list.options) {
+      const option = known.get(source.value) || document.createElement("option");
+      wanted.add(option.value = source.value);
+      if (option.textContent !== source.textContent) option.textContent = source.textContent;
+      option.toggleAttribute("data-gone", "gone" in source.dataset);
+      const next = place ? place.nextElementSibling : select.firstElementChild;
+      if (option !== next) select.insertBefore(option, next);
+      place = option;
+    }
+    for (const [value, option] of known) {
+      if (!value || wanted.has(value)) continue;
+      if (option.selected) option.dataset.gone = "";
+      else option.remove();
+    }
+    tellModels(select, document.querySelector(list.dataset.state));
+  };
+  const tellModels = (select, state) => {
+    const chosen = select.selectedOptions[0];
+    const isGone = chosen && "gone" in chosen.dataset;
+    const isEmpty = ![...select.options].some((option) => option.value);
+    const text = isGone ? `${chosen.value} ${state.dataset.gone}` : isEmpty ? state.dataset.none : "";
+    state.classList.toggle("field-error", Boolean(isGone));
+    if (state.textContent !== text) state.textContent = text;
+  };
+  const syncAllOptions = () => document.querySelectorAll("[data-options-for]").forEach(syncOptions);
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("select")) syncAllOptions();
+  });
+
+  // What a swap must not take away: the focus and the caret, what the reader opened or closed, how far they read.
+  const opened = new Map();
+  document.addEventListener("click", (event) => {
+    const details = event.target.closest("summary")?.parentElement;
+    if (details?.id) opened.set(details.id, !details.open);
+  });
+  let kept = null;
+  const keep = () => {
+    const focused = document.activeElement;
+    const path = [];
+    for (let element = focused; element && element !== document.body; element = element.parentElement) {
+      if (element.id) path.push(element.id);
+    }
+    const boxes = [...document.querySelectorAll("[data-follow][id]")].filter((box) => heldBack.has(box));
+    const news = [...document.querySelectorAll("[data-announce][id]")];
+    kept = {
+      focused, path, start: focused?.selectionStart, end: focused?.selectionEnd,
+      scrolled: boxes.map((box) => [box, box.scrollTop]),
+      told: new Map(news.map((element) => [element.id, element.dataset.announce])),
+    };
+  };
+  const giveBack = () => {
+    syncAllOptions();
+    for (const [id, open] of opened) {
+      const details = document.getElementById(id);
+      if (details && details.open !== open) details.open = open;
+    }
+    if (!kept) return;
+    const { focused, path, start, end, scrolled, told } = kept;
+    kept = null;
+    for (const [box, top] of scrolled) {
+      const now = box.isConnected ? null : document.getElementById(box.id);
+      if (!now) continue;
+      heldBack.add(now);
+      now.scrollTop = top;
+    }
+    for (const element of document.querySelectorAll("[data-announce][id]")) {
+      const before = told.get(element.id);
+      if (before && before !== element.dataset.announce) announcer().textContent = element.dataset.announce;
+    }
+    if (!path.length || focused.isConnected || document.activeElement !== document.body) return;
+    const target = path.map((id) => document.getElementById(id)).find(Boolean);
+    if (!target) return;
+    if (target.id !== path[0]) target.tabIndex = -1;  // its control is gone: stay near
+    target.focus({ preventScroll: true });
+    if (target.id === path[0] && start != null) target.setSelectionRange(start, end);
+  };
+  for (const name of ["htmx:wsBeforeMessage", "htmx:beforeSwap"]) document.addEventListener(name, keep);
+  for (const name of ["htmx:wsAfterMessage", "htmx:afterSwap"]) document.addEventListener(name, giveBack);
+
   // Times in the reader's own words.
   const dateTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   const localise = (time) => {
@@ -141,19 +285,24 @@
     time.title = date.toString();
     time.textContent = dateTime.format(date);
   };
-  const elapsed = (iso) => {
-    const seconds = Math.max(0, Math.floor((Date.now() - Date.parse(iso)) / 1000));
+  const inWords = (seconds) => {
     const two = (n) => String(n).padStart(2, "0");
     if (isNaN(seconds)) return "unknown";
     if (seconds < 60) return `${seconds} s`;
     if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${two(seconds % 60)} s`;
     return `${Math.floor(seconds / 3600)} h ${two(Math.floor(seconds / 60) % 60)} min`;
   };
+  const elapsed = (iso) => inWords(Math.max(0, Math.floor((Date.now() - Date.parse(iso)) / 1000)));
+  const until = (iso) => {
+    const seconds = Math.ceil((Date.parse(iso) - Date.now()) / 1000);
+    return seconds > 0 ? `in ${inWords(seconds)}` : "any moment";
+  };
   let timer = null;
   const count = () => {
-    const running = document.querySelectorAll("[data-elapsed-since]");
+    const running = document.querySelectorAll("[data-elapsed-since], time[data-until]");
     for (const element of running) {
-      const text = elapsed(element.dataset.elapsedSince);
+      const since = element.dataset.elapsedSince;
+      const text = since ? elapsed(since) : until(element.dateTime);
       if (element.textContent !== text) element.textContent = text;
     }
     if (running.length && !timer) timer = setInterval(count, 1000);

@@ -74,8 +74,8 @@ fragments = st.sampled_from(
         b"data: a\ndata: b\n\n",
     ]
 )
-streams = st.lists(st.one_of(fragments, st.binary(max_size=4)), max_size=30).map(b"".join)
-places = st.lists(st.integers(min_value=0, max_value=400), max_size=12)
+streams = st.lists(st.one_of(fragments, st.binary(max_size=4)), max_size=16).map(b"".join)
+places = st.lists(st.integers(min_value=0, max_value=120), max_size=8)
 
 
 @settings(max_examples=2000, deadline=None)

@@ -80,14 +80,14 @@ lines_with_tags_as_text = st.sampled_from(
         "    ```",
     ]
 )
-message = st.lists(st.one_of(plain, lines_with_tags_as_text), max_size=5).map("\n".join)
+message = st.lists(st.one_of(plain, lines_with_tags_as_text), max_size=3).map("\n".join)
 reasoning = st.recursive(
     st.one_of(plain, st.sampled_from(["```\nopen", "`", "~~~\n", "<th", "</thin", "<", "<thinking>"])),
     lambda inner: st.tuples(plain, inner, plain).map(lambda t: f"{t[0]}<think>{t[1]}</think>{t[2]}"),
     max_leaves=3,
 )
-parts = st.lists(st.tuples(message, reasoning), max_size=4)
-places = st.lists(st.integers(min_value=0, max_value=500), max_size=25)
+parts = st.lists(st.tuples(message, reasoning), max_size=3)
+places = st.lists(st.integers(min_value=0, max_value=300), max_size=12)
 
 
 @settings(max_examples=2000, deadline=None)
@@ -115,7 +115,7 @@ soup_of = {
         | st.sampled_from(
             ["\n", " ", "   ", "\t", "\r\n", "x", "é", "🦦", "\n~~~\n", "\n```py\n", "\\", "a", "(", "\u0301"]
         ),
-        max_size=30,
+        max_size=18,
     ).map("".join)
     for tags in TAGS
 }

@@ -1,0 +1,121 @@
+"""A whole installation to measure: `daemonpulse up` on an empty data folder, and a daemon beside it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "simulated/otter-8b"
+
+SEED = """
+from datetime import timedelta
+from django.utils import timezone
+from daemonpulse.models import ApiToken, User
+from daemonpulse.queue.models import Attempt, Lane, Prompt
+from fleet.models import Node
+from forge.inventory import look
+user = User.objects.first() or User.objects.create_superuser("bench")
+node = Node.objects.create(name="bench", base_url={daemon!r})
+look(node)
+lane = Lane.for_model({model!r})
+now = timezone.now()
+rows = [Prompt(owner=user, lane=lane, text="stored " * 20, state="done", position=n, attempt_number=1,
+               enqueued_at=now - timedelta(minutes=n), finished_at=now - timedelta(minutes=n)) for n in range({rows})]
+Prompt.objects.bulk_create(rows, batch_size=500)
+Attempt.objects.bulk_create([Attempt(prompt=p, number=1, node=node, outcome="done", runner="seed", leased_until=now,
+    started_at=p.enqueued_at, finished_at=p.finished_at, answer="an answer " * 30) for p in rows], batch_size=500)
+print(ApiToken.issue(user, "bench", ["read", "write"])[1])
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Daemon:
+    """The simulated daemon in a process of its own, not part of what is measured."""
+
+    def __init__(self):
+        argv = [sys.executable, "-m", "fleet.simulator", "--port", "0", "--vram-gb", "80", "--slots", "16"]
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.url = self.process.stdout.readline().split()[-1]
+
+    def control(self, path: str, body: dict) -> dict:
+        return self._call(path, json.dumps(body).encode())
+
+    def state(self) -> dict:
+        return self._call("/simulator", None)
+
+    def _call(self, path: str, body: bytes | None) -> dict:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+class Site:
+    """`daemonpulse up` with one node, a token, and `rows` stored prompts."""
+
+    def __init__(self, daemon: Daemon, rows: int):
+        self.data_dir = Path(tempfile.mkdtemp(prefix="daemonpulse-bench-"))
+        self.environment = os.environ | {"DAEMONPULSE_DATA_DIR": str(self.data_dir), "DAEMONPULSE_LOG_LEVEL": "WARNING"}
+        self._manage("prepare", "--simulator-port", "1", "--no-simulator")
+        seed = SEED.format(daemon=daemon.url, model=MODEL, rows=rows)
+        self.token = self._manage("shell", "-v0", "-c", seed).strip().splitlines()[-1]
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def _manage(self, *arguments: str) -> str:
+        argv = [sys.executable, "-m", "daemonpulse", *arguments]
+        return subprocess.run(argv, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def up(self) -> float:
+        """Start it; returns the seconds until a page answered."""
+        started = time.perf_counter()
+        argv = [sys.executable, "-m", "daemonpulse", "up", "--port", str(self.port), "--no-simulator"]
+        self.process = subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL)
+        while time.perf_counter() - started < 60:
+            try:
+                with urllib.request.urlopen(f"{self.url}/static/daemonpulse/icon.svg", timeout=5) as answer:
+                    if answer.status == 200:
+                        return time.perf_counter() - started
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError("it did not start")
+
+    def session(self) -> str:
+        """A signed-in user's session cookie."""
+        link = self._manage("sign_in_link", "--url", self.url).strip()
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        opener.open(link, timeout=10).read()
+        jar = next(handler.cookiejar for handler in opener.handlers if hasattr(handler, "cookiejar"))
+        return "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)
+
+    def memory(self) -> dict[str, float]:
+        """Proportional set size of every process of the tree, in MiB."""
+        tree = [psutil.Process(self.process.pid)]
+        tree += tree[0].children(recursive=True)
+        sizes: dict[str, float] = {}
+        for process in tree:
+            name = process.cmdline()[3] if len(process.cmdline()) > 3 else process.name()
+            sizes[name] = sizes.get(name, 0) + process.memory_full_info().pss / 2**20
+        return sizes
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)

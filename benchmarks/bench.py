@@ -33,7 +33,10 @@ class Report:
     def row(self, what: str, ours: float, unit: str, direct: float | None, target: str, held: bool, limit: str = ""):
         ratio = f"{ours / direct:.2f}" if direct else ""
         shown = f"{direct:.1f} {unit}" if direct is not None else ""
-        print(f"{what:<58}{f'{ours:.1f} {unit}':>12}{shown:>12}{ratio:>9}  {target:<22}{'ok' if held else 'MISSED'}", flush=True)
+        print(
+            f"{what:<58}{f'{ours:.1f} {unit}':>12}{shown:>12}{ratio:>9}  {target:<22}{'ok' if held else 'MISSED'}",
+            flush=True,
+        )
         if not held:
             self.missed.append(f"{what}: {ours:.1f} {unit}, target {target}. {limit}")
 
@@ -43,7 +46,13 @@ class Bench:
         self.report, self.daemon, self.site = report, daemon, site
 
     def speed(self, first: float, per_second: float | None, slots: int = 16, tokens: int = 64) -> None:
-        body = {"ttft_seconds": first, "tokens_per_second": per_second, "slots": slots, "output_tokens": tokens, "load_seconds": 0.05}
+        body = {
+            "ttft_seconds": first,
+            "tokens_per_second": per_second,
+            "slots": slots,
+            "output_tokens": tokens,
+            "load_seconds": 0.05,
+        }
         self.daemon.control("/simulator/reset", {})
         self.daemon.control(f"/simulator/models/{MODEL}", body)
 
@@ -60,7 +69,9 @@ class Bench:
         times, plain = [], []
         for number in range(count):
             started = time.perf_counter()
-            status, answer = await post(f"{self.site.url}/api/v1/prompts", {"model": MODEL, "text": f"accept {number}"}, self.site.token)
+            status, answer = await post(
+                f"{self.site.url}/api/v1/prompts", {"model": MODEL, "text": f"accept {number}"}, self.site.token
+            )
             times.append((time.perf_counter() - started) * 1000)
             assert status == 201, answer
             started = time.perf_counter()
@@ -68,7 +79,14 @@ class Bench:
             plain.append((time.perf_counter() - started) * 1000)
             await asyncio.sleep(0.02)
         held = percentile(times, 0.95) <= 50
-        self.report.row(f"prompt accepted, p95 ({STORED_ROWS} rows stored)", percentile(times, 0.95), "ms", percentile(plain, 0.95), "<= 50 ms", held)
+        self.report.row(
+            f"prompt accepted, p95 ({STORED_ROWS} rows stored)",
+            percentile(times, 0.95),
+            "ms",
+            percentile(plain, 0.95),
+            "<= 50 ms",
+            held,
+        )
         self.report.row("prompt accepted, p50", percentile(times, 0.5), "ms", percentile(plain, 0.5), "", True)
 
     async def idle(self, count: int) -> None:
@@ -84,7 +102,14 @@ class Bench:
         base = statistics.median(direct)
         for part, limit in ((0.5, 15), (0.95, 40)):
             value = percentile(over, part)
-            self.report.row(f"idle lane, submit to first token, p{part * 100:.0f}", base + value, "ms", base, f"<= direct + {limit} ms", value <= limit)
+            self.report.row(
+                f"idle lane, submit to first token, p{part * 100:.0f}",
+                base + value,
+                "ms",
+                base,
+                f"<= direct + {limit} ms",
+                value <= limit,
+            )
 
     async def paced(self, rounds: int) -> None:
         self.speed(0.05, 100)
@@ -136,7 +161,9 @@ class Bench:
         await asyncio.sleep(1)
         direct = await busy(self.direct)
         ours = await busy(self.ours)
-        self.report.row("4 slots, 32 waiting: slots busy", ours * 100, "%", direct * 100, ">= 0.97 of direct", ours / direct >= 0.97)
+        self.report.row(
+            "4 slots, 32 waiting: slots busy", ours * 100, "%", direct * 100, ">= 0.97 of direct", ours / direct >= 0.97
+        )
 
     async def viewers(self, seconds: int) -> None:
         """16 streams of 50 tokens/s, 5 sockets on each: from the daemon's piece to the browser's."""
@@ -149,16 +176,22 @@ class Bench:
         async def watch(prompt_id: str, due) -> None:
             host = urlsplit(self.site.url).netloc
             headers = {"Cookie": cookie, "Origin": self.site.url}
-            async with websockets.connect(f"ws://{host}/ws/prompts/{prompt_id}/", additional_headers=headers, compression=None) as socket:
+            async with websockets.connect(
+                f"ws://{host}/ws/prompts/{prompt_id}/", additional_headers=headers, compression=None
+            ) as socket:
                 async for frame in socket:
                     now = time.perf_counter()
-                    if 'beforeend:#answer' in frame:
+                    if "beforeend:#answer" in frame:
                         due(frame, now)
                     elif "chip-done" in frame:
                         return
 
         async def stream(number: int) -> None:
-            status, answer = await post(f"{self.site.url}/api/v1/prompts", {"model": MODEL, "text": f"{number} [[stamps]] [[tokens={tokens}]]"}, self.site.token)
+            status, answer = await post(
+                f"{self.site.url}/api/v1/prompts",
+                {"model": MODEL, "text": f"{number} [[stamps]] [[tokens={tokens}]]"},
+                self.site.token,
+            )
             assert status == 201, answer
             await asyncio.gather(*(watch(json.loads(answer)["id"], self._lag(lags, started)) for _ in range(5)))
 
@@ -167,8 +200,12 @@ class Bench:
         late = [lag for at, lag in lags if at >= seconds / 2]
         value = percentile([lag for _, lag in lags], 0.99)
         growth = statistics.median(late) - statistics.median(early)
-        self.report.row("16 streams x 50 tokens/s x 5 viewers: piece to browser, p99", value, "ms", None, "<= 150 ms", value <= 150)
-        self.report.row("  median lag, second half less first half", growth, "ms", None, "no growth (<= 15 ms)", growth <= 15)
+        self.report.row(
+            "16 streams x 50 tokens/s x 5 viewers: piece to browser, p99", value, "ms", None, "<= 150 ms", value <= 150
+        )
+        self.report.row(
+            "  median lag, second half less first half", growth, "ms", None, "no growth (<= 15 ms)", growth <= 15
+        )
         self.report.row("  pieces delivered", len(lags), "", None, "", True)
 
     @staticmethod

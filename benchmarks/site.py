@@ -82,7 +82,9 @@ class Site:
 
     def _manage(self, *arguments: str) -> str:
         argv = [sys.executable, "-m", "daemonpulse", *arguments]
-        return subprocess.run(argv, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return subprocess.run(
+            argv, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
 
     def up(self) -> float:
         """Start it; returns the seconds until a page answered."""

@@ -15,7 +15,9 @@ class SignInForm(AuthenticationForm):
         address = client_address(self.request)
         if SIGN_IN.is_blocked(address):
             minutes = SIGN_IN.seconds // 60
-            raise ValidationError(f"Too many failed tries. Wait {minutes} minutes, or use a sign-in link.", code="throttled")
+            raise ValidationError(
+                f"Too many failed tries. Wait {minutes} minutes, or use a sign-in link.", code="throttled"
+            )
         try:
             return super().clean()
         except ValidationError:
@@ -28,4 +30,6 @@ class TokenForm(forms.Form):
     scopes = forms.MultipleChoiceField(
         choices=Scope.choices, initial=[Scope.READ, Scope.WRITE], widget=forms.CheckboxSelectMultiple, label="May"
     )
-    days = forms.IntegerField(min_value=1, max_value=3650, required=False, label="Valid for", help_text="In days. Empty: until revoked.")
+    days = forms.IntegerField(
+        min_value=1, max_value=3650, required=False, label="Valid for", help_text="In days. Empty: until revoked."
+    )

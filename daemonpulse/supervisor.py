@@ -219,7 +219,9 @@ def lock_data_dir(folder: Path):
     except ImportError:
         pass  # no such locks on this platform; a second start then fails on the port
     except OSError as error:
-        raise CannotStart(f"DaemonPulse is running on {folder} already. Stop it first, or choose another --data-dir.") from error
+        raise CannotStart(
+            f"DaemonPulse is running on {folder} already. Stop it first, or choose another --data-dir."
+        ) from error
     return lock
 
 

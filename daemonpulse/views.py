@@ -99,7 +99,9 @@ def _error(request, status: int, title: str, text: str):
 
 
 def bad_request(request, exception):
-    return _error(request, 400, "This request cannot be read", "It is larger than 8 MB, or broken. Go back and try a smaller one.")
+    return _error(
+        request, 400, "This request cannot be read", "It is larger than 8 MB, or broken. Go back and try a smaller one."
+    )
 
 
 def forbidden(request, exception):
@@ -115,4 +117,6 @@ def not_found(request, exception):
 
 
 def server_error(request):
-    return _error(request, 500, "Something broke on our side", "The log of the server says what. Your prompts are safe.")
+    return _error(
+        request, 500, "Something broke on our side", "The log of the server says what. Your prompts are safe."
+    )

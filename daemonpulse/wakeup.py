@@ -50,7 +50,7 @@ def notify(call: bytes = LASTING) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, os.scandir(paths.meeting_dir()) as entries:
         sender.setblocking(False)
         for entry in entries:
-            if not entry.name.endswith(".wake"):
+            if not entry.name.endswith(".wake") or entry.name in _deaf_to_self:
                 continue
             try:
                 sender.sendto(call, entry.path)
@@ -61,23 +61,30 @@ def notify(call: bytes = LASTING) -> None:
                 pass  # its buffer is full of calls: it will look anyway
 
 
-def listen():
-    """A listener for this database; close it when done.
+# Listeners of this process that need not hear of its own changes.
+_deaf_to_self: set[str] = set()
+
+
+def listen(hear_self: bool = True):
+    """A listener for this database; close it when done. `hear_self=False` spares it this process's own calls
+    where that can be told.
 
     `wait(seconds)` returns at the first call or after the time; `drain()` takes what has come without
     waiting. Both say whether a call was of a lasting change.
     """
     if connection.vendor == "postgresql":
         return PostgresListener()
-    return SocketListener() if hasattr(socket, "AF_UNIX") else PollingListener()
+    return SocketListener(hear_self) if hasattr(socket, "AF_UNIX") else PollingListener()
 
 
 class SocketListener:
-    def __init__(self):
+    def __init__(self, hear_self: bool = True):
         self.path = paths.meeting_dir() / f"{os.getpid()}-{secrets.token_hex(4)}.wake"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(self.path))
         self.socket.setblocking(False)
+        if not hear_self:
+            _deaf_to_self.add(self.path.name)
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -96,6 +103,7 @@ class SocketListener:
 
     def close(self) -> None:
         self.socket.close()
+        _deaf_to_self.discard(self.path.name)
         self.path.unlink(missing_ok=True)
 
 

@@ -15,7 +15,9 @@ class NodeForm(forms.ModelForm):
 
     kind = forms.ChoiceField(choices=[("", "Find out"), *Kind.choices], required=False)
     base_url = forms.CharField(
-        max_length=300, label="Address", widget=forms.TextInput(attrs={"placeholder": "http://192.168.1.20:1234", "inputmode": "url"})
+        max_length=300,
+        label="Address",
+        widget=forms.TextInput(attrs={"placeholder": "http://192.168.1.20:1234", "inputmode": "url"}),
     )
     token = forms.CharField(
         max_length=300, required=False, widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
@@ -37,7 +39,9 @@ class NodeForm(forms.ModelForm):
         if parts.scheme not in {"http", "https"} or not parts.hostname or not has_port_or_none:
             raise ValidationError("Write an address such as http://192.168.1.20:1234.", code="invalid")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValidationError("Only scheme, host and port belong into the address; a token has its own field.", code="invalid")
+            raise ValidationError(
+                "Only scheme, host and port belong into the address; a token has its own field.", code="invalid"
+            )
         return url.removesuffix("/api/v1").removesuffix("/v1")
 
     def clean(self):
@@ -49,6 +53,8 @@ class NodeForm(forms.ModelForm):
             try:
                 data["kind"] = detect(url, data.get("token") or "")
             except DaemonError as error:
-                wording = f"{error.reason.explanation} Choose its kind to add it anyway; it is used as soon as it answers."
+                wording = (
+                    f"{error.reason.explanation} Choose its kind to add it anyway; it is used as soon as it answers."
+                )
                 self.add_error("base_url", ValidationError(wording, code=error.reason.value))
         return data

@@ -1,11 +1,12 @@
 """One look at a node: does it answer, which models has it, what is loaded."""
 
 import time
+from dataclasses import dataclass, field
 
 from django.db import transaction
 from django.utils import timezone
 
-from daemonpulse.models.event import record
+from daemonpulse.models.event import record as record_event
 from fleet.daemons.errors import DaemonError
 from fleet.daemons.types import ModelInfo
 from fleet.models import Node
@@ -14,21 +15,39 @@ from forge.models import Model
 FIELDS = ("name", "type", "loaded", "slots", "size_bytes", "context_length", "reasoning_options", "gone_at")
 
 
-def look(node: Node) -> bool:
-    """Ask the node for its models and keep what it says. True when the node answered.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node said when asked for its models, or why it said nothing."""
 
-    One call tells both: whether it is there and what it has.
-    """
+    models: list[ModelInfo] = field(default_factory=list)
+    latency_seconds: float = 0.0
+    error: DaemonError | None = None
+
+
+def look(node: Node) -> bool:
+    """Ask the node and keep what it says. True when it answered."""
+    answer = ask(node)
+    record(node, answer)
+    return answer.error is None
+
+
+def ask(node: Node) -> Answer:
+    """One call tells both: whether it is there and what it has. Never raises; touches no rows."""
     started = time.monotonic()
     try:
         told = node.connect().models()
     except DaemonError as error:
-        node.lost(error)
-        return False
-    latency = time.monotonic() - started
-    keep(node, told)
-    node.seen(latency)
-    return True
+        return Answer(error=error)
+    return Answer(told, time.monotonic() - started)
+
+
+def record(node: Node, answer: Answer) -> None:
+    """Keep what a node said: its state and its models."""
+    if answer.error is not None:
+        node.lost(answer.error)
+        return
+    keep(node, answer.models)
+    node.seen(answer.latency_seconds)
 
 
 def keep(node: Node, told: list[ModelInfo]) -> bool:
@@ -44,7 +63,7 @@ def keep(node: Node, told: list[ModelInfo]) -> bool:
         Model.objects.bulk_create([row for row in touched if row.pk is None])
         Model.objects.bulk_update([row for row in touched if row.pk is not None], FIELDS)
         if touched:
-            record("model.changed", node.pk, keys=[row.key for row in touched][:50])
+            record_event("model.changed", node.pk, keys=[row.key for row in touched][:50])
     return bool(touched)
 
 

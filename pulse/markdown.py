@@ -55,9 +55,7 @@ def render(text: str) -> SafeString:
     # A lone surrogate can come out of a JSON escape, and nothing can encode it for the page.
     text = text.encode("utf-8", "replace").decode("utf-8")
     if len(text) > MAX_TEXT_CHARS:
-        return SafeString(
-            f'<p>Too long to format, shown as written.</p><pre tabindex="0">{escape(text)}</pre>'
-        )
+        return SafeString(f'<p>Too long to format, shown as written.</p><pre tabindex="0">{escape(text)}</pre>')
     return SafeString(_CLEANER.clean(_MARKDOWN.render(text)))
 
 
@@ -68,9 +66,7 @@ def highlight_css() -> str:
     return "\n".join([*light, *dark]) + "\n"
 
 
-def _token_colours(
-    *, comment: str, keyword: str, name: str, string: str, number: str, added: str, removed: str
-):
+def _token_colours(*, comment: str, keyword: str, name: str, string: str, number: str, added: str, removed: str):
     return {
         Comment: f"italic {comment}",
         Comment.Preproc: f"noitalic {keyword}",
@@ -208,11 +204,7 @@ def _images_as_links(children: list[Token]) -> list[Token]:
 
 def _plain_text(tokens: list[Token]) -> str:
     return "".join(
-        _plain_text(token.children or [])
-        if token.type == "image"
-        else " "
-        if "break" in token.type
-        else token.content
+        _plain_text(token.children or []) if token.type == "image" else " " if "break" in token.type else token.content
         for token in tokens
     )
 

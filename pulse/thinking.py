@@ -59,9 +59,7 @@ class ThinkSeparator:
         """Raises ValueError for tags that cannot be told from each other or from code."""
         for tag, other in ((opening, closing), (closing, opening)):
             if not tag or tag in other or re.search(r"[`~\n]", tag):
-                raise ValueError(
-                    f"A tag must not be empty, in the other tag or hold `, ~ or a line end: {tag!r}"
-                )
+                raise ValueError(f"A tag must not be empty, in the other tag or hold `, ~ or a line end: {tag!r}")
         self._opening = opening
         self._closing = closing
         self._any_tag = _tag_or_start_of_one(opening, closing)

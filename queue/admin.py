@@ -35,7 +35,18 @@ class AttemptInline(TextGuard, admin.StackedInline):
 @admin.register(Prompt)
 class PromptAdmin(TextGuard, ReadOnlyAdmin):
     texts = PROMPT_TEXTS
-    list_display = ["id", "owner", "lane", "state", "priority", "attempt_number", "tries", "reason", "node", "enqueued_at"]
+    list_display = [
+        "id",
+        "owner",
+        "lane",
+        "state",
+        "priority",
+        "attempt_number",
+        "tries",
+        "reason",
+        "node",
+        "enqueued_at",
+    ]
     list_filter = ["state", "lane", "owner", "node"]
     list_select_related = ["owner", "lane", "node"]
     search_fields = ["=id"]

@@ -131,7 +131,7 @@ def summary(row: Prompt) -> dict:
 
 def described(row: Prompt) -> dict:
     """A prompt with everything. `place` is its place in the lane while it waits."""
-    attempt = row.attempt()
+    attempt = row.attempt() if row.attempt_number else None
     texts = attempt.texts() if attempt else {Kind.REASONING: "", Kind.MESSAGE: ""}
     return summary(row) | {
         "text": row.text,

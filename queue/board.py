@@ -84,7 +84,9 @@ def _plan_and_slots() -> tuple[Plan, dict[int, int]]:
     lanes, nodes = snapshot.lanes(), snapshot.nodes()
     decided = plan(lanes, nodes, timezone.now().timestamp(), settings.MAX_LANE_WAIT_SECONDS)
     offered = {
-        lane.id: sum(slots(lane, node.models[lane.model]) for node in nodes if node.is_online and lane.model in node.models)
+        lane.id: sum(
+            slots(lane, node.models[lane.model]) for node in nodes if node.is_online and lane.model in node.models
+        )
         for lane in lanes
     }
     return decided, {lane_id: count for lane_id, count in offered.items() if count}

@@ -5,9 +5,9 @@ from django.template.loader import render_to_string
 from daemonpulse.consumers import LiveConsumer, RefreshingConsumer, in_thread
 
 from .board import lane_statuses
-from .live import Position, texts_of
+from .live import Position
 from .models import Prompt
-from .pages import has_nodes, model_choices, prompt_context
+from .pages import model_choices, prompt_context
 
 
 class PromptConsumer(LiveConsumer):
@@ -60,13 +60,12 @@ class BoardConsumer(RefreshingConsumer):
     def fragments(self) -> dict[str, str]:
         statuses = lane_statuses(self.user)
         lanes = {status.lane.dom_id: render_to_string("queue/_lane.html", {"status": status}) for status in statuses}
-        context = {"statuses": statuses, "has_nodes": has_nodes()}
-        return {"lanes": render_to_string("queue/_lanes.html", context)} | lanes
+        return {"lanes": render_to_string("queue/_lanes.html", {"statuses": statuses})} | lanes
 
     def changed(self, old: dict[str, str], new: dict[str, str]) -> list[str]:
         """The whole list when lanes came, went or changed places; otherwise single lanes."""
-        if list(old) != list(new) or len(new) == 1:  # an empty board says what to do first
-            return [new["lanes"]] if new["lanes"] != old.get("lanes") else []
+        if list(old) != list(new):
+            return [new["lanes"]]
         return [html for key, html in new.items() if key != "lanes" and html != old[key]]
 
 

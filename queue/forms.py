@@ -23,7 +23,10 @@ class PromptForm(forms.Form):
 
     model = forms.CharField(max_length=300)
     text = forms.CharField(
-        max_length=MAX_TEXT, strip=False, widget=forms.Textarea(attrs={"rows": 7, "placeholder": "Ask something…"}), label="Prompt"
+        max_length=MAX_TEXT,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 7, "placeholder": "Ask something…"}),
+        label="Prompt",
     )
     system_prompt = forms.CharField(
         max_length=MAX_TEXT, required=False, strip=False, widget=forms.Textarea(attrs={"rows": 3}),
@@ -40,9 +43,12 @@ class PromptForm(forms.Form):
     top_k = forms.IntegerField(min_value=0, max_value=100_000, required=False, label="Top K")
     min_p = forms.FloatField(min_value=0, max_value=1, required=False, label="Min P")
     repeat_penalty = forms.FloatField(min_value=0, max_value=10, required=False, help_text="1 is none.")
-    max_output_tokens = forms.IntegerField(min_value=1, max_value=10_000_000, required=False, label="Longest answer", help_text="In tokens.")
+    max_output_tokens = forms.IntegerField(
+        min_value=1, max_value=10_000_000, required=False, label="Longest answer", help_text="In tokens."
+    )
     reasoning = forms.ChoiceField(
-        choices=[("", "As the model does by itself"), *((level, level.capitalize()) for level in REASONING)], required=False
+        choices=[("", "As the model does by itself"), *((level, level.capitalize()) for level in REASONING)],
+        required=False,
     )
     follows = forms.ModelChoiceField(Prompt.objects.none(), required=False, widget=forms.HiddenInput)
 
@@ -79,7 +85,9 @@ class PromptForm(forms.Form):
             self.add_error("node", ValidationError(f"{node} does not have {model}.", code="model_not_on_node"))
         earlier = data.get("follows")
         if earlier is not None and model and model != earlier.model:
-            self.add_error("model", ValidationError(f"A follow-up stays with its model, {earlier.model}.", code="other_model"))
+            self.add_error(
+                "model", ValidationError(f"A follow-up stays with its model, {earlier.model}.", code="other_model")
+            )
         return data
 
     def draft(self) -> dict:
@@ -246,7 +254,12 @@ class BatchForm(forms.Form):
 class HistoryForm(forms.Form):
     """The filters of the history; wrong values count as none."""
 
-    q = forms.CharField(required=False, max_length=200, label="Search", widget=forms.TextInput(attrs={"type": "search", "data-search": True}))
+    q = forms.CharField(
+        required=False,
+        max_length=200,
+        label="Search",
+        widget=forms.TextInput(attrs={"type": "search", "data-search": True}),
+    )
     model = forms.ModelChoiceField(Lane.objects.all(), required=False, empty_label="All models", to_field_name="model")
     state = forms.ChoiceField(required=False, choices=[("", "All states"), *State.choices])
 

@@ -7,7 +7,7 @@ from django.utils.html import escape
 from daemonpulse.models import Event
 from pulse.thinking import Kind
 
-from .models import Attempt, Chunk, Prompt
+from .models import Attempt, Chunk
 
 ELEMENT = {Kind.REASONING: "reasoning", Kind.MESSAGE: "answer"}
 
@@ -15,21 +15,21 @@ ELEMENT = {Kind.REASONING: "reasoning", Kind.MESSAGE: "answer"}
 def output_message(events: list[Event]) -> dict[int, dict]:
     """event id → {"pieces": [...]} for "prompt.output" events, with one query for all of them.
 
-    A piece: attempt (pk), kind, offset, text, tokens and html, which appends the text on the prompt's page.
+    A piece: attempt (number), kind, offset, text, tokens and html, which appends the text on the prompt's page.
     Chunks that have been folded meanwhile are missing; the viewer then hears of the end and reads the whole.
     """
-    wanted = {pk for event in events for pk in event.data.get("chunks", ())}
+    wanted = {pk for event in events for pk in event.data["chunks"]}
     chunks = {chunk.pk: chunk for chunk in Chunk.objects.filter(pk__in=wanted)}
     return {
-        event.id: {"pieces": [_piece(chunks[pk]) for pk in event.data.get("chunks", ()) if pk in chunks]}
+        event.id: {"pieces": [_piece(chunks[pk], event.data["attempt"]) for pk in event.data["chunks"] if pk in chunks]}
         for event in events
     }
 
 
-def _piece(chunk: Chunk) -> dict:
+def _piece(chunk: Chunk, number: int) -> dict:
     target = f"{ELEMENT[Kind(chunk.kind)]}-{chunk.attempt_id}"
     return {
-        "attempt": chunk.attempt_id,
+        "attempt": number,
         "kind": chunk.kind,
         "offset": chunk.offset,
         "text": chunk.text,
@@ -41,25 +41,30 @@ def _piece(chunk: Chunk) -> dict:
 class Position:
     """How much of which attempt a viewer has: characters of reasoning and of answer."""
 
-    def __init__(self, attempt_id: int | None = None, reasoning: int = 0, answer: int = 0):
-        self.attempt_id = attempt_id
+    def __init__(self, attempt: int = 0, reasoning: int = 0, answer: int = 0):
+        self.attempt = attempt  # number; 0 before the first
         self.lengths = defaultdict(int, {Kind.REASONING: reasoning, Kind.MESSAGE: answer})
 
     @classmethod
     def of(cls, attempt: Attempt | None, texts: dict[Kind, str]) -> "Position":
         if attempt is None:
             return cls()
-        return cls(attempt.pk, len(texts[Kind.REASONING]), len(texts[Kind.MESSAGE]))
+        return cls(attempt.number, len(texts[Kind.REASONING]), len(texts[Kind.MESSAGE]))
+
+    def begin(self, attempt: int) -> None:
+        """A new attempt: nothing of it yet."""
+        self.attempt = attempt
+        self.lengths.clear()
 
     def knows_or_continues(self, pieces: list[dict]) -> bool:
         """Whether these pieces can be taken in order without missing anything in between."""
-        trial = Position(self.attempt_id, self.lengths[Kind.REASONING], self.lengths[Kind.MESSAGE])
+        trial = Position(self.attempt, self.lengths[Kind.REASONING], self.lengths[Kind.MESSAGE])
         return all(trial.accepts(piece) is not None for piece in pieces)
 
     def accepts(self, piece: dict) -> bool | None:
         """True: the piece is next (and is counted); False: it is known already; None: something is missing."""
         kind = Kind(piece["kind"])
-        if piece["attempt"] != self.attempt_id or piece["offset"] > self.lengths[kind]:
+        if piece["attempt"] != self.attempt or piece["offset"] > self.lengths[kind]:
             return None
         if piece["offset"] < self.lengths[kind]:
             return False
@@ -67,7 +72,8 @@ class Position:
         return True
 
 
-def texts_of(prompt: Prompt) -> tuple[Attempt | None, dict[Kind, str]]:
-    """The attempt to show for a prompt, and its texts so far."""
-    attempt = prompt.attempt()
+def last_attempt_with_texts(prompt_id) -> tuple[Attempt | None, dict[Kind, str]]:
+    """The attempt to show for a prompt (with its prompt and node) and its texts so far."""
+    attempts = Attempt.objects.filter(prompt=prompt_id).select_related("prompt__node", "node")
+    attempt = attempts.order_by("-number").first()
     return attempt, attempt.texts() if attempt else {Kind.REASONING: "", Kind.MESSAGE: ""}

@@ -6,13 +6,13 @@ from pulse.markdown import render
 from pulse.thinking import Kind
 
 from .board import lane_status
-from .live import Position, texts_of
+from .live import Position, last_attempt_with_texts
 from .models import Prompt
 
 
 def prompt_context(prompt: Prompt) -> dict:
     """Everything `_prompt.html` shows of one prompt. `seen` names this state of it; `position` how much text it has."""
-    attempt, texts = texts_of(prompt)
+    attempt, texts = last_attempt_with_texts(prompt.pk)
     position = Position.of(attempt, texts)
     reasoning, answer = texts[Kind.REASONING], texts[Kind.MESSAGE]
     is_streaming = prompt.is_running

@@ -1,11 +1,14 @@
-"""Works the lanes: one process, one thread per running prompt, as many prompts as the nodes have slots.
+"""Works the lanes: one process, a thread for each running prompt, as many prompts as the nodes have slots.
 
-A django-q2 task runs it (tasks.py). One process for all lanes rather than one task per lane, because streams are
-waiting, not work: see docs/decisions.md for the figures.
+A django-q2 task runs it (tasks.py). Streams are waiting, not work, so one process reads them all; and only its
+main thread touches the database: what all streams have to tell goes into one short transaction after another.
+Sixteen threads that each write for themselves spend their time waiting for SQLite's one writer and for Python's
+interpreter lock (measured in docs/decisions.md).
 """
 
 import logging
 import os
+import queue
 import secrets
 import socket
 import threading
@@ -19,14 +22,15 @@ from django.utils import timezone
 
 from daemonpulse import wakeup
 from fleet.models import Node
+from forge import inventory
 
-from .execution import Execution
+from .chats import chat_request
+from .execution import Execution, News
 from .models import Attempt, Prompt, Runner
-from .models.attempt import LEASE
+from .models.attempt import LEASE, note_progress, reclassify
 from .output import FLUSH_SECONDS, flush
-from .scheduling import Start
 from .snapshot import make_plan
-from .states import State
+from .states import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +38,8 @@ BEAT_SECONDS = 2.0
 SOFT_LIMIT_SECONDS = 60.0  # leaves at the first idle moment after this
 LINGER_SECONDS = 5.0  # stays this long on empty lanes: the next prompt starts without a trip through the broker
 LOOK_SECONDS = 0.5  # looks at the lanes at least this often
-PAUSE_SECONDS = 0.02  # and at most this often while prompts run: a slot that falls free needs no look (_next)
 MAX_STREAMS = 64
+LOOK = None  # in the inbox: a state changed somewhere, look at the lanes
 
 
 class LaneRunner:
@@ -47,142 +51,201 @@ class LaneRunner:
     def __init__(self, is_stopping: Callable[[], bool] = lambda: False):
         self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.is_stopping = is_stopping
+        self.inbox: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         self.executions: dict[int, Execution] = {}  # by attempt
+        self.claimed: list[Execution] = []  # their streams start when the claim is committed
         self.pool = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="stream")
-        self.started_at = self.idle_since = self.beat_at = time.monotonic()
-        self.may_claim = True
+        now = time.monotonic()
+        self.started_at = self.idle_since = self.beat_at = now
+        self.looked_at = self.flushed_at = 0.0
         self.open_lanes: set[tuple[int, int]] = set()
-        self.ended = threading.Event()
+        self.may_claim = True
+        self.has_ended = threading.Event()
 
     def run(self) -> None:
         """1. Take the lease; somebody else has it: nothing to do.
-        2. Until it is time to leave: look, start what may start, stop what was cancelled, beat, wait for a call.
+        2. Until it is time to leave: hear the streams, stop what was cancelled, start what may start, beat.
         3. Leave the lanes; what is in hand goes on to its end, or is put back when we are told to stop.
         """
         if not Runner.take(self.name):  # 1
             return
-        listener = wakeup.listen()
-        flusher = threading.Thread(target=self._flush_until_ended, name="flusher", daemon=True)
-        flusher.start()
+        ear = threading.Thread(target=self._listen, name="ear", daemon=True)
+        ear.start()
         try:
+            self.inbox.put(LOOK)
             while not self._leave_if_due():  # 2
-                self.look()
-                self._wait(listener)
-            while self.executions and not self.is_stopping():  # 3
-                self._stop_ended()
-                self._wait(listener)
-            self._stop_all()
+                self.turn(self._hear())
+            while self.executions:  # 3
+                if self.is_stopping():
+                    self._stop_all()
+                self.turn(self._hear())
         finally:
-            self.ended.set()
-            flusher.join()
-            listener.close()
+            self.has_ended.set()
+            self._stop_all()
             self.pool.shutdown(wait=True)
+            ear.join()
 
-    def look(self) -> int:
-        """One look at the lanes: stop what was ended by others, start what may start. Returns how many it started."""
-        self._stop_ended()
-        decided = make_plan()
-        self.open_lanes = decided.open
-        started = 0
-        for start in decided.starts:
-            started += self._start(start)
-        if started or self.executions:
-            self.idle_since = time.monotonic()
-        return started
-
-    def _start(self, start: Start) -> int:
-        node = Node.objects.get(pk=start.node_id)
-        for count in range(min(start.count, MAX_STREAMS - len(self.executions))):
-            attempt = Prompt.claim_next(start.lane_id, start.node_id, self.name)
-            if attempt is None:
-                return count
-            self._begin(attempt, node)
-        return start.count
-
-    def _begin(self, attempt: Attempt, node: Node) -> None:
-        execution = Execution(attempt, node)
-        self.executions[attempt.pk] = execution
-        self.pool.submit(self._run, execution)
-
-    def _run(self, execution: Execution | None) -> None:
-        """One prompt after the other of a lane, as long as the last look at all lanes allows it."""
-        while execution is not None:
-            try:
-                execution.run()
-            finally:
-                del self.executions[execution.attempt.pk]
-            execution = self._next(execution)
-        wakeup.notify()
-
-    def _next(self, done: Execution) -> Execution | None:
-        """The next prompt of the same lane for the same node; None when the lane must let others have a turn."""
-        lane_id, node = done.prompt.lane_id, done.node
-        if not self.may_claim or self.is_stopping() or (lane_id, node.pk) not in self.open_lanes:
-            return None
-        if attempt := Prompt.claim_next(lane_id, node.pk, self.name):
-            execution = self.executions[attempt.pk] = Execution(attempt, node)
-            return execution
-        return None
-
-    def _stop_ended(self) -> None:
-        """Close the streams of attempts that are no longer running in the database: cancelled, or rescued from us."""
-        held = list(self.executions)
-        if not held:
-            return
-        running = set(Attempt.objects.running().filter(pk__in=held).values_list("pk", flat=True))
-        for pk in held:
-            if pk not in running and (execution := self.executions.get(pk)):
-                execution.stop()
-
-    def _stop_all(self) -> None:
-        for execution in list(self.executions.values()):
-            execution.stop()
-
-    def _wait(self, listener) -> None:
-        """Until a state changed somewhere, or it is time to beat or look."""
+    def turn(self, news: list[News | None]) -> None:
+        """What the streams told and the text that is due, in one transaction; then what may start, in another."""
+        should_look = LOOK in news or time.monotonic() - self.looked_at > LOOK_SECONDS
+        told = [item for item in news if item is not LOOK]
+        if told or self._has_text_due():
+            with transaction.atomic():
+                for item in told:
+                    should_look |= self._take_in_safely(item)
+                self._flush()
+            self._begin_claimed()
+        if should_look:
+            self._look()
+            self._begin_claimed()
         if self.executions:
-            time.sleep(PAUSE_SECONDS)
-        until = time.monotonic() + LOOK_SECONDS
-        while (left := until - time.monotonic()) > 0:
-            if listener.wait(left) or self.is_stopping():
-                break
+            self.idle_since = time.monotonic()
         if time.monotonic() - self.beat_at > BEAT_SECONDS:
             self._beat()
 
+    def _listen(self) -> None:
+        """In a thread of its own: a state change in another process is a reason to look."""
+        listener = wakeup.listen(hear_self=False)
+        while not self.has_ended.is_set():
+            if listener.wait(LOOK_SECONDS):
+                self.inbox.put(LOOK)
+        listener.close()
+
+    def _hear(self) -> list[News | None]:
+        """Wait for news, at most until something else is due, and take all that has come."""
+        seconds = FLUSH_SECONDS if self.executions else LOOK_SECONDS
+        news: list[News | None] = []
+        try:
+            news.append(self.inbox.get(timeout=max(seconds, 0.001)))
+            while True:
+                news.append(self.inbox.get_nowait())
+        except queue.Empty:
+            return news
+
+    def _take_in_safely(self, news: News) -> bool:
+        """One stream's trouble is not the others': its attempt is left to its lease."""
+        try:
+            with transaction.atomic():
+                return self._take_in(news)
+        except Exception:
+            log.exception("news.lost prompt=%s", news.execution.attempt.prompt_id)
+            self.executions.pop(news.execution.attempt.pk, None)
+            news.execution.stop()
+            return True
+
+    def _take_in(self, news: News) -> bool:
+        """Record what one stream told. True when the lanes should be looked at."""
+        execution = news.execution
+        if news.looked:
+            inventory.record(execution.node, news.looked)
+        if news.is_end:
+            self._end(news)
+            return not self._continue_lane(execution)
+        if news.reclassify:
+            reclassify(execution.attempt)
+        if news.progress:
+            note_progress(execution.attempt, news.progress)
+        if news.has_output:
+            flush([execution.output])
+        return news.looked is not None
+
+    def _end(self, news: News) -> None:
+        """How an attempt ended. A prompt that was cancelled or rescued meanwhile stays as it is."""
+        execution = self.executions.pop(news.execution.attempt.pk)
+        attempt, prompt, rest = execution.attempt, execution.attempt.prompt, execution.output.rest()
+        if news.finished:
+            prompt.finish(attempt, rest, news.finished.stats, news.finished.response_id)
+        elif news.error is None:
+            prompt.release(attempt, Outcome.RELEASED, rest=rest)
+        elif news.looked and news.looked.error and news.error.reason.may_mean_node_down:
+            prompt.release(attempt, Outcome.RELEASED, news.error.reason, rest=rest)
+        else:
+            prompt.fail(attempt, news.error, rest=rest)
+
+    def _continue_lane(self, done: Execution) -> bool:
+        """Claim the next prompt of the same lane for the slot that fell free, if the last plan leaves it to the lane."""
+        lane_id, node = done.attempt.prompt.lane_id, done.node
+        if not self.may_claim or self.is_stopping() or (lane_id, node.pk) not in self.open_lanes:
+            return False
+        return self._claim(lane_id, node)
+
+    def _look(self) -> None:
+        """Stop what was ended by others, start what may start."""
+        self.looked_at = time.monotonic()
+        self._stop_ended()
+        if not self.may_claim or self.is_stopping():
+            return
+        decided = make_plan()
+        self.open_lanes = decided.open
+        if not decided.starts:
+            return
+        nodes = Node.objects.in_bulk({start.node_id for start in decided.starts})
+        with transaction.atomic():
+            for start in decided.starts:
+                for _ in range(min(start.count, MAX_STREAMS - len(self.executions))):
+                    if not self._claim(start.lane_id, nodes[start.node_id]):
+                        break
+
+    def _claim(self, lane_id: int, node: Node) -> bool:
+        attempt = Prompt.claim_next(lane_id, node.pk, self.name)
+        if attempt is None:
+            return False
+        execution = Execution(attempt, node, chat_request(attempt.prompt), self.inbox.put)
+        self.executions[attempt.pk] = execution
+        self.claimed.append(execution)
+        return True
+
+    def _begin_claimed(self) -> None:
+        claimed, self.claimed = self.claimed, []
+        for execution in claimed:
+            self.pool.submit(execution.run)
+
+    def _has_text_due(self) -> bool:
+        is_time = time.monotonic() - self.flushed_at >= FLUSH_SECONDS
+        return is_time and any(execution.output.buffer for execution in self.executions.values())
+
+    def _flush(self) -> None:
+        self.flushed_at = time.monotonic()
+        flush([execution.output for execution in self.executions.values() if execution.has_first])
+
+    def _stop_ended(self) -> None:
+        """Close the streams of attempts that no longer run in the database: cancelled, or rescued from us."""
+        if not self.executions:
+            return
+        running = set(Attempt.objects.running().filter(pk__in=self.executions).values_list("pk", flat=True))
+        for pk, execution in self.executions.items():
+            if pk not in running:
+                execution.stop()
+
+    def _stop_all(self) -> None:
+        for execution in self.executions.values():
+            execution.stop()
+
     def _beat(self) -> None:
         self.beat_at = time.monotonic()
-        Attempt.objects.running().filter(runner=self.name).update(leased_until=timezone.now() + LEASE)
+        Attempt.objects.running().filter(pk__in=self.executions).update(leased_until=timezone.now() + LEASE)
         if self.may_claim and not Runner.beat(self.name):
             log.warning("runner.replaced name=%s", self.name)
             self.may_claim = False
-        limit = settings.GENERATION_LIMIT_SECONDS
-        for execution in list(self.executions.values()):
-            if (timezone.now() - execution.attempt.started_at).total_seconds() > limit:
+        for execution in self.executions.values():
+            age = (timezone.now() - execution.attempt.started_at).total_seconds()
+            if age > settings.GENERATION_LIMIT_SECONDS and not execution.is_expired:
                 execution.expire()
 
     def _leave_if_due(self) -> bool:
         """Whether to claim no more. Leaving and the last look for work are one transaction (see Runner.call)."""
         now = time.monotonic()
         age = now - self.started_at
-        if self.is_stopping() or not self.may_claim or age > settings.RUNNER_LIMIT_SECONDS:
-            return self._leave()
-        if self.executions or (now - self.idle_since < LINGER_SECONDS):
-            return False
-        if age < SOFT_LIMIT_SECONDS and Prompt.objects.queued().exists():
-            return False  # due times and swaps to wait for
-        return self._leave()
-
-    def _leave(self) -> bool:
+        is_over = self.is_stopping() or not self.may_claim or age > settings.RUNNER_LIMIT_SECONDS
+        if not is_over:
+            if self.executions or now - self.idle_since < LINGER_SECONDS:
+                return False
+            if age < SOFT_LIMIT_SECONDS and Prompt.objects.queued().exists():
+                return False  # due times and swaps to wait for
+        self.may_claim = False
         with transaction.atomic():
             Runner.leave(self.name)
             has_work = not self.is_stopping() and bool(make_plan().starts)
         if has_work:
             Runner.call()
         return True
-
-    def _flush_until_ended(self) -> None:
-        while not self.ended.wait(FLUSH_SECONDS):
-            try:
-                flush([execution.output for execution in list(self.executions.values()) if execution.has_first])
-            except Exception:
-                log.exception("output.flush_failed")

@@ -134,7 +134,9 @@ def _turn(wanting: list[LaneView], node: NodeView, now: float, max_wait: float) 
     b. Otherwise nobody, while a loaded lane has work or anything runs.
     c. Otherwise the most urgent lane, then the longest waiting.
     """
-    unloaded = [lane for lane in wanting if node.models[lane.model].is_loaded is False and not node.running.get(lane.model)]
+    unloaded = [
+        lane for lane in wanting if node.models[lane.model].is_loaded is False and not node.running.get(lane.model)
+    ]
     starving = [lane for lane in unloaded if now - lane.waiting_since >= max_wait]
     if starving:
         return min(starving, key=lambda lane: lane.waiting_since), True  # a

@@ -11,8 +11,9 @@ from daemonpulse.consumers import in_thread
 from daemonpulse.tail import tail
 from pulse.thinking import Kind
 
-from .live import Position, texts_of
+from .live import Position, last_attempt_with_texts
 from .models import Prompt
+from .states import State
 
 KEEP_ALIVE_SECONDS = 15.0
 NAMES = {Kind.REASONING: "reasoning.delta", Kind.MESSAGE: "message.delta"}
@@ -23,69 +24,82 @@ def last_seen(header: str) -> Position | None:
     if not header:
         return None
     attempt, reasoning, answer = (int(part) for part in header.split("."))
-    return Position(attempt or None, reasoning, answer)
+    return Position(attempt, reasoning, answer)
 
 
 def sse(name: str, data: dict, position: Position) -> bytes:
-    counts = f"{position.attempt_id or 0}.{position.lengths[Kind.REASONING]}.{position.lengths[Kind.MESSAGE]}"
-    return f"id: {counts}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
+    at = f"{position.attempt}.{position.lengths[Kind.REASONING]}.{position.lengths[Kind.MESSAGE]}"
+    return f"id: {at}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
 async def prompt_stream(prompt_id, seen: Position | None) -> AsyncIterator[bytes]:
-    """Subscribe, catch up from the database, then forward pieces until the prompt has ended."""
+    """Subscribe, catch up from the database, then forward what comes until the prompt has ended.
+
+    Only the beginning, the end and a gap need the database; what is in between is in the messages.
+    """
     position = seen or Position()
-    state = None
     async with tail().channel(f"prompt.{prompt_id}") as receive:
-        message: dict = {"kind": "start"}
+        message: dict | None = None
         while True:
-            if message["kind"] == "prompt.output" and position.knows_or_continues(message["pieces"]):
-                for piece in message["pieces"]:
-                    if position.accepts(piece):
-                        yield sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position)
-            elif message["kind"] == "prompt.progress":
-                yield sse("progress", message["data"], position)
-            elif message["kind"] != "wait":
-                prompt, events, position = await in_thread(_catch_up)(prompt_id, position, state)
-                for event in events:
-                    yield event
-                state = (prompt.state, prompt.attempt_number)
-                if prompt.is_ended:
-                    return
-            try:
-                message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
-            except TimeoutError:
-                yield b": waiting\n\n"
-                message = {"kind": "wait"}
+            events = forwarded(message, position) if message else None
+            has_ended = False
+            if events is None:
+                events, position, has_ended = await in_thread(caught_up)(prompt_id, position)
+            for event in events:
+                yield event
+            if has_ended:
+                return
+            message = None
+            while message is None:
+                try:
+                    message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
+                except TimeoutError:
+                    yield b": waiting\n\n"
 
 
-def _catch_up(prompt_id, position: Position, known_state) -> tuple[Prompt, list[bytes], Position]:
-    """The events that bring a client from `position` to what the database has now."""
-    prompt = Prompt.objects.select_related("lane", "node").get(pk=prompt_id)
-    attempt, texts = texts_of(prompt)
-    now = Position.of(attempt, texts)
+def forwarded(message: dict, position: Position) -> list[bytes] | None:
+    """The events that a message from the log means to a client at `position`, which moves on; None when the
+    database must be asked."""
+    match message["kind"]:
+        case "prompt.output" if message["pieces"] and position.knows_or_continues(message["pieces"]):
+            new = [piece for piece in message["pieces"] if position.accepts(piece)]
+            return [sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position) for piece in new]
+        case "prompt.progress":
+            return [sse("progress", message["data"], position)]
+        case "prompt.claimed" if message["data"]["attempt"] > position.attempt:
+            position.begin(message["data"]["attempt"])
+            told = {"id": message["subject"], "state": State.SENDING, "attempt": position.attempt}
+            return [sse("state", told, position)]
+        case "prompt.queued" if message["data"].get("attempt", 0) == 0:
+            return []  # the submission itself
+    return None
+
+
+def caught_up(prompt_id, position: Position) -> tuple[list[bytes], Position, bool]:
+    """The events that bring a client from `position` to what the database has, its position then, and whether
+    the prompt has ended."""
+    attempt, texts = last_attempt_with_texts(prompt_id)
+    prompt = attempt.prompt if attempt else Prompt.objects.get(pk=prompt_id)
+    at = position
     events: list[bytes] = []
-    at = Position(position.attempt_id, position.lengths[Kind.REASONING], position.lengths[Kind.MESSAGE])
-    if attempt is not None and at.attempt_id != attempt.pk:
-        at = Position(attempt.pk)
-    if (prompt.state, prompt.attempt_number) != known_state and not prompt.is_ended:
+    has_more = any(at.lengths[kind] > len(texts[kind]) for kind in texts)
+    if attempt is not None and (at.attempt != attempt.number or has_more):
+        at = Position(attempt.number)
+        if has_more:  # what the client holds was sorted anew, or belongs to an earlier attempt
+            events.append(sse("restart", {}, at))
+    if not prompt.is_ended:
         events.append(sse("state", _state(prompt), at))
-    for kind in (Kind.REASONING, Kind.MESSAGE):
-        if at.lengths[kind] > len(texts[kind]):  # it was reasoning after all: start over
-            at = Position(attempt.pk if attempt else None)
-            events.append(sse("restart", {"why": "the text was sorted anew"}, at))
-            break
-    for kind in (Kind.REASONING, Kind.MESSAGE):
+    for kind, name in NAMES.items():
         if missing := texts[kind][at.lengths[kind] :]:
             at.lengths[kind] = len(texts[kind])
-            events.append(sse(NAMES[kind], {"text": missing}, at))
+            events.append(sse(name, {"text": missing}, at))
     if prompt.is_ended:
-        stats = attempt.stats if attempt else {}
-        events.append(sse(prompt.state, _state(prompt) | {"stats": stats}, now))
-    return prompt, events, at
+        events.append(sse(prompt.state, _state(prompt) | {"stats": attempt.stats if attempt else {}}, at))
+    return events, at, prompt.is_ended
 
 
 def _state(prompt: Prompt) -> dict:
     told = {"id": str(prompt.pk), "state": prompt.state, "attempt": prompt.attempt_number, "place": prompt.place()}
     if prompt.reason:
         told |= {"reason": prompt.reason, "explanation": prompt.reason_explanation}
-    return told | ({"node": prompt.node.name} if prompt.node else {})
+    return told | ({"node": prompt.node.name} if prompt.node_id else {})

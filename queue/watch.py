@@ -12,7 +12,8 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from daemonpulse.models import Event, SignInLink
-from fleet.models import Node, State as NodeState
+from fleet.models import Node
+from fleet.models import State as NodeState
 from forge import inventory
 
 from .models import Prompt, Runner
@@ -40,7 +41,7 @@ class Watch:
     def step(self) -> None:
         Prompt.rescue()
         self.probe_due()
-        if make_plan().starts:
+        if not Runner.row().is_alive and make_plan().starts:
             Runner.call()
         if time.monotonic() - self.tidied_at > TIDY_SECONDS:
             self.tidied_at = time.monotonic()

@@ -91,7 +91,9 @@ class ApiToken(models.Model):
         return [Scope(scope).label for scope in self.scopes]
 
     @classmethod
-    def issue(cls, user: User, name: str, scopes: list[str], lifetime: timedelta | None = None) -> tuple["ApiToken", str]:
+    def issue(
+        cls, user: User, name: str, scopes: list[str], lifetime: timedelta | None = None
+    ) -> tuple["ApiToken", str]:
         """Make a token; returns the row and the secret, which is shown once and stored nowhere."""
         secret = "dp_" + secrets.token_urlsafe(32)
         expires_at = timezone.now() + lifetime if lifetime else None

@@ -20,7 +20,16 @@ from fleet.daemons.types import (
 LOAD_SECONDS = 900.0
 DEFAULT_SLOTS = 4  # "Max Concurrent Predictions" of an LLM where the server does not say (contract §6)
 # Our setting → its name in the request body; nothing else is accepted there (contract §2.6).
-SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_output_tokens", "reasoning", "context_length")
+SETTINGS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repeat_penalty",
+    "max_output_tokens",
+    "reasoning",
+    "context_length",
+)
 STATS = {
     "input_tokens": "input_tokens",
     "total_output_tokens": "output_tokens",

@@ -164,6 +164,4 @@ def _markdown(key: str, ask: Ask) -> str:
 
 def _more() -> Iterator[str]:
     """Text without end, for answers longer than the script."""
-    return chain.from_iterable(
-        tokenize(f"\n\nSimulated paragraph {n}: {TIPS[n % len(TIPS)]}") for n in count(1)
-    )
+    return chain.from_iterable(tokenize(f"\n\nSimulated paragraph {n}: {TIPS[n % len(TIPS)]}") for n in count(1))

@@ -33,9 +33,7 @@ class Chats:
             return Chat()
         param = "previous_response_id"
         if not response_id.startswith("resp_"):
-            raise ApiError(
-                400, "invalid_request", f"'{param}' must start with 'resp_'.", "invalid_value", param
-            )
+            raise ApiError(400, "invalid_request", f"'{param}' must start with 'resp_'.", "invalid_value", param)
         if response_id not in self._chats:
             raise ApiError(404, "invalid_request", f'No stored response "{response_id}".', param=param)
         return self._chats[response_id]

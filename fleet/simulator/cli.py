@@ -39,9 +39,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m fleet.simulator", description="A daemon with scripted models."
-    )
+    parser = argparse.ArgumentParser(prog="python -m fleet.simulator", description="A daemon with scripted models.")
     add = parser.add_argument
     add("--host", default="127.0.0.1")
     add("--port", type=_port, default=41834, help="0 takes any free port (default: %(default)s)")

@@ -58,9 +58,7 @@ class Job:
 
 
 class Downloads:
-    def __init__(
-        self, settings: Settings, models: dict[str, Model], add_model: Callable[[ScriptedModel], None]
-    ):
+    def __init__(self, settings: Settings, models: dict[str, Model], add_model: Callable[[ScriptedModel], None]):
         self._settings, self._models, self._add_model = settings, models, add_model
         self._jobs: dict[str, Job] = {}
 
@@ -85,9 +83,7 @@ class Downloads:
 
     def _begin(self, script: ScriptedModel) -> dict:
         seconds = self._settings.scaled(DOWNLOAD_SECONDS)
-        job = Job(
-            f"job_{secrets.token_hex(5)}", script.size_bytes, time.time(), seconds, "broken" in script.key
-        )
+        job = Job(f"job_{secrets.token_hex(5)}", script.size_bytes, time.time(), seconds, "broken" in script.key)
         if not job.fails:
             job.timer = reactor.callLater(seconds, self._finish, job, script)
         self._jobs[job.id] = job

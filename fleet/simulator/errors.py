@@ -4,9 +4,7 @@
 class ApiError(Exception):
     """A refusal with an HTTP status; `type`, `code` and `param` are those of the v1 error envelope."""
 
-    def __init__(
-        self, status: int, type: str, message: str, code: str | None = None, param: str | None = None
-    ):
+    def __init__(self, status: int, type: str, message: str, code: str | None = None, param: str | None = None):
         super().__init__(message)
         self.status, self.type, self.message, self.code, self.param = status, type, message, code, param
 
@@ -35,9 +33,7 @@ class Unauthorized(ApiError):
 
 class UnknownModel(ApiError):
     def __init__(self, name: str):
-        super().__init__(
-            404, "model_not_found", f'Invalid model identifier "{name}"', "model_not_found", "model"
-        )
+        super().__init__(404, "model_not_found", f'Invalid model identifier "{name}"', "model_not_found", "model")
 
 
 class LoadFailed(ApiError):

@@ -76,9 +76,7 @@ class Instance:
 
     def admit(self) -> None:
         """Give free slots to those who wait longest."""
-        while (
-            self.is_ready and not self.is_gone and self.waiting and len(self.running) < self.model.speed.slots
-        ):
+        while self.is_ready and not self.is_gone and self.waiting and len(self.running) < self.model.speed.slots:
             place = self.waiting.popleft()
             self.running.add(place)
             place.start()

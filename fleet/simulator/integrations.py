@@ -28,9 +28,7 @@ def check_integrations(integrations: list) -> None:
         if not isinstance(item, str):
             check_union(item, "integrations", KINDS)
         elif not item.startswith("mcp/"):
-            raise invalid(
-                "invalid_value", f"Unknown integration '{item}'. Expected 'mcp/<label>'", "integrations"
-            )
+            raise invalid("invalid_value", f"Unknown integration '{item}'. Expected 'mcp/<label>'", "integrations")
 
 
 def tool_calls(integrations: list, prompt: str) -> list[Part]:

@@ -60,9 +60,7 @@ class Memory:
         ttl = self.settings.ttl_seconds if ttl_seconds is None else ttl_seconds
         return Place(self.load(model, "jit", context_length, ttl), is_loader=True)
 
-    def load(
-        self, model: Model, how: str, context_length: int | None, ttl_seconds: float | None = None
-    ) -> Instance:
+    def load(self, model: Model, how: str, context_length: int | None, ttl_seconds: float | None = None) -> Instance:
         """Begin to load another copy of a model. Raises LoadFailed when it does not fit."""
         context = int(min(context_length or model.script.context_length, model.script.max_context_length))
         instance = Instance(self._free_id(model.key), model, context, how, ttl_seconds, self._busy_seconds)

@@ -114,9 +114,7 @@ async def _stream(turn: Generation, exchange: Exchange, result) -> None:
         await _stream_load(turn, exchange)
         await turn.admitted()
         exchange.send(event("prompt_processing.start"))
-        await turn.read_prompt(
-            lambda share: exchange.send(event("prompt_processing.progress", progress=share))
-        )
+        await turn.read_prompt(lambda share: exchange.send(event("prompt_processing.progress", progress=share)))
         exchange.send(event("prompt_processing.end"))
         await turn.speak(frames(turn.script), exchange.send)
     except ApiError as error:

@@ -78,9 +78,7 @@ async def embeddings(daemon: Daemon, exchange: Exchange) -> None:
     async with generation(daemon, body["model"], exchange.fault, ttl=body.get("ttl")) as turn:
         await turn.admitted()
         await turn.think_silently()
-        data = [
-            {"object": "embedding", "embedding": _vector(text), "index": n} for n, text in enumerate(texts)
-        ]
+        data = [{"object": "embedding", "embedding": _vector(text), "index": n} for n, text in enumerate(texts)]
         # The daemon reports no usage here (contract §4.4).
         no_usage = {"prompt_tokens": 0, "total_tokens": 0}
         exchange.reply({"object": "list", "data": data, "model": body["model"], "usage": no_usage})

@@ -48,9 +48,7 @@ def _ask(model: Model, body: dict) -> Ask:
     asked = [text for message, text in zip(messages, texts, strict=True) if message["role"] == "user"]
     prompt = asked[-1] if asked else texts[-1]
     if object_or_empty(body.get("response_format")).get("type") == "json_object":
-        raise invalid(
-            "invalid_value", "'response_format.type' must be 'json_schema' or 'text'.", "response_format"
-        )
+        raise invalid("invalid_value", "'response_format.type' must be 'json_schema' or 'text'.", "response_format")
     calls = choose_calls(body, prompt) if model.script.calls_tools and messages[-1]["role"] != "tool" else []
     tools_tokens = len(tokenize(encode_text(body["tools"]))) if body.get("tools") else 0
     return Ask(

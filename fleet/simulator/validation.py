@@ -27,9 +27,7 @@ def is_number(value) -> bool:
 
 def is_integer(value) -> bool:
     """A whole number, also one that JSON spells 5.0."""
-    return (isinstance(value, int) and not isinstance(value, bool)) or (
-        isinstance(value, float) and value.is_integer()
-    )
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
 def is_object(value) -> bool:

@@ -7,17 +7,13 @@ from django.utils import timezone
 from django_cryptography.fields import encrypt
 
 from daemonpulse.models.event import Event, record, record_many
-from fleet.models import Node
 from fleet.daemons.errors import Reason
+from fleet.models import Node
 from pulse.thinking import Kind
 
 from ..states import Outcome
 
 LEASE = timedelta(seconds=10)
-
-
-class StaleAttempt(Exception):
-    """Somebody else ended this attempt (a cancel, a rescue); whatever its worker still has must not be stored."""
 
 
 class AttemptQuerySet(models.QuerySet):
@@ -83,7 +79,11 @@ class Attempt(models.Model):
         """Reasoning and answer so far, wherever they are now."""
         if not self.is_running:
             return {Kind.REASONING: self.reasoning, Kind.MESSAGE: self.answer}
-        return joined(self.chunks.order_by("seq"))
+        chunks = list(self.chunks.order_by("seq"))
+        if len(chunks) < self.chunk_count:  # it ended, and they were folded, since this row was read
+            self.refresh_from_db()
+            return self.texts()
+        return joined(chunks)
 
     def fold(self, outcome: Outcome, rest=(), **fields) -> bool:
         """End the attempt and put its chunks, and `rest` (pieces not stored yet), into it as whole texts.
@@ -137,7 +137,7 @@ def append(batches: list[tuple[Attempt, list[Chunk]]]) -> list[Attempt]:
     Returns the attempts that turned out to be stale; nothing of theirs is stored.
     """
     stale, chunks, events = [], [], []
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         for attempt, new in batches:
             fields = {"chunk_count": attempt.chunk_count + len(new)}
             if attempt.first_token_at is None:
@@ -151,27 +151,29 @@ def append(batches: list[tuple[Attempt, list[Chunk]]]) -> list[Attempt]:
         for attempt, new in batches:
             if attempt not in stale:
                 ids = [chunk.pk for chunk in new]
-                events.append(Event(kind="prompt.output", subject=str(attempt.prompt_id), data={"chunks": ids}))
+                events.append(
+                    Event(
+                        kind="prompt.output",
+                        subject=str(attempt.prompt_id),
+                        data={"chunks": ids, "attempt": attempt.number},
+                    )
+                )
         record_many(events)
     return stale
 
 
 def note_progress(attempt: Attempt, progress: dict) -> None:
-    """Keep what happens before the first token. Raises StaleAttempt."""
-    with transaction.atomic():
-        if not Attempt.objects.running().filter(pk=attempt.pk).update(progress=progress):
-            raise StaleAttempt
-        record("prompt.progress", attempt.prompt_id, **progress)
+    """Keep what happens before the first token, unless the attempt has ended."""
+    with transaction.atomic(savepoint=False):
+        if Attempt.objects.running().filter(pk=attempt.pk).update(progress=progress):
+            record("prompt.progress", attempt.prompt_id, **progress)
 
 
 def reclassify(attempt: Attempt) -> None:
-    """All that was stored as answer was reasoning: its closing tag came without an opening one.
-
-    Raises StaleAttempt.
-    """
-    with transaction.atomic():
+    """All that was stored as answer was reasoning: its closing tag came without an opening one."""
+    with transaction.atomic(savepoint=False):
         if not Attempt.objects.running().filter(pk=attempt.pk).exists():
-            raise StaleAttempt
+            return
         length = 0
         for chunk in attempt.chunks.order_by("seq"):
             Chunk.objects.filter(pk=chunk.pk).update(kind=Kind.REASONING, offset=length)

@@ -19,6 +19,7 @@ from .attempt import LEASE, Attempt
 from .lane import Lane
 from .runner import Runner
 
+SERVED_RESOLUTION = timedelta(seconds=1)
 PRIORITIES = ((-10, "Low"), (0, "Normal"), (10, "High"))
 
 
@@ -147,7 +148,7 @@ class Prompt(models.Model):
         added and the earlier prompt is returned: (prompt, was it new). Raises PermissionError when the
         id is another owner's.
         """
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             if id is not None and (known := cls.objects.filter(pk=id).first()):
                 if known.owner_id != owner.pk:
                     raise PermissionError("this id is taken")
@@ -160,7 +161,7 @@ class Prompt(models.Model):
     @classmethod
     def submit_many(cls, *, owner, drafts: list[dict]) -> list["Prompt"]:
         """All of them or, when anything fails, none. `drafts` are submit()'s fields."""
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             prompts = [cls._new(owner=owner, **draft) for draft in drafts]
             for earlier, later in zip(prompts, prompts[1:], strict=False):
                 later.position = max(later.position, earlier.position + 1e-6)
@@ -185,7 +186,7 @@ class Prompt(models.Model):
             fields["lane"] = Lane.for_model(fields.pop("model"))
         draft = Prompt(**{name: value for name, value in fields.items()})
         values = {name: getattr(draft, name) for name in fields}
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             if not Prompt.objects.queued().filter(pk=self.pk).update(**values):
                 return False
             record("prompt.edited", self.pk, owner_id=self.owner_id, lane=self.lane_id)
@@ -196,10 +197,14 @@ class Prompt(models.Model):
 
     def reorder(self, where: str) -> bool:
         """Move a waiting prompt within its lane and priority: "first", "up", "down" or "last"."""
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             peers = Prompt.objects.queued().filter(lane=self.lane_id, priority=self.priority).exclude(pk=self.pk)
-            before = list(peers.filter(position__lte=self.position).order_by("-position").values_list("position", flat=True)[:2])
-            after = list(peers.filter(position__gt=self.position).order_by("position").values_list("position", flat=True)[:2])
+            before = list(
+                peers.filter(position__lte=self.position).order_by("-position").values_list("position", flat=True)[:2]
+            )
+            after = list(
+                peers.filter(position__gt=self.position).order_by("position").values_list("position", flat=True)[:2]
+            )
             ends = peers.aggregate(first=Min("position"), last=Max("position"))
             position = {
                 "first": before and ends["first"] - 1,
@@ -226,7 +231,7 @@ class Prompt(models.Model):
             raise ValueError(f"a prompt cannot go from {self.state} to {to}")
         current = Prompt.objects.filter(pk=self.pk, state=self.state, attempt_number=self.attempt_number)
         # An encrypted value is prepared by the field when it is assigned, so texts pass through as they are.
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             if not current.update(state=to, **fields):
                 return False
             number = fields.get("attempt_number", self.attempt_number)
@@ -243,7 +248,7 @@ class Prompt(models.Model):
         None when nothing is due, or everything due is pinned to other nodes.
         """
         now = timezone.now()
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             due = cls.objects.due(now).filter(Q(node_pin=None) | Q(node_pin=node_id), lane=lane_id).in_lane_order()
             if transaction.get_connection().features.has_select_for_update_skip_locked:
                 due = due.select_for_update(skip_locked=True, of=("self",))
@@ -254,14 +259,15 @@ class Prompt(models.Model):
             cleared = {"reason": "", "detail": "", "finished_at": None}
             if not prompt.move(State.SENDING, attempt_number=number, node_id=node_id, started_at=now, **cleared):
                 return None
-            Lane.objects.filter(pk=lane_id).update(served_at=now)
+            if prompt.lane.served_at is None or now - prompt.lane.served_at > SERVED_RESOLUTION:
+                Lane.objects.filter(pk=lane_id).update(served_at=now)
             return Attempt.objects.create(
                 prompt=prompt, number=number, node_id=node_id, runner=runner, started_at=now, leased_until=now + LEASE
             )
 
     def finish(self, attempt: Attempt, rest=(), stats: dict | None = None, response_id: str = "") -> bool:
         """The answer is complete. `rest` are the pieces that are not stored yet. False when it was ended meanwhile."""
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             if not self.move(State.DONE, finished_at=timezone.now()):
                 return False
             attempt.fold(Outcome.DONE, rest, stats=stats or {}, response_id=response_id)
@@ -272,7 +278,7 @@ class Prompt(models.Model):
         """The daemon could not: try again later, or give up, as the retry policy says."""
         tries = self.tries + 1
         told = {"reason": error.reason.value, "detail": error.detail}
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             if retry.may_try_again(error.reason, tries):
                 won = self.move(State.QUEUED, tries=tries, due_at=timezone.now() + retry.delay(tries), **told)
             else:
@@ -284,7 +290,7 @@ class Prompt(models.Model):
     def release(self, attempt: Attempt, outcome: Outcome, reason: Reason | None = None, rest=()) -> bool:
         """Put it back, due at once, without holding the failure against it."""
         told = {"reason": reason.value if reason else ""}
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             if outcome == Outcome.LOST and self.attempts.filter(outcome=Outcome.LOST).count() + 1 >= retry.MAX_LOST:
                 told |= {"detail": f"The worker died {retry.MAX_LOST} times while it ran this prompt."}
                 won = self.move(State.FAILED, finished_at=timezone.now(), **told)
@@ -306,7 +312,7 @@ class Prompt(models.Model):
             self.refresh_from_db(fields=["state", "attempt_number"])
             if not self.can_cancel:
                 return False
-            with transaction.atomic():
+            with transaction.atomic(savepoint=False):
                 if self.move(State.CANCELLED, finished_at=timezone.now()):
                     if attempt := self.attempts.running().first():
                         attempt.fold(Outcome.CANCELLED)
@@ -319,7 +325,7 @@ class Prompt(models.Model):
             return False
         now = timezone.now()
         cleared = {"tries": 0, "reason": "", "detail": "", "finished_at": None}
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             won = self.move(State.QUEUED, due_at=now, position=now.timestamp(), **cleared)
             if won:
                 _call_runner_on_commit()
@@ -327,7 +333,10 @@ class Prompt(models.Model):
 
     def repeat(self) -> "Prompt":
         """The same again as a new prompt."""
-        same = {name: getattr(self, name) for name in ("text", "system_prompt", "settings", "priority", "node_pin", "follows")}
+        same = {
+            name: getattr(self, name)
+            for name in ("text", "system_prompt", "settings", "priority", "node_pin", "follows")
+        }
         return Prompt.submit(owner=self.owner, model=self.model, **same)[0]
 
     @classmethod
@@ -336,7 +345,7 @@ class Prompt(models.Model):
         rescued = 0
         for attempt in Attempt.objects.expired().select_related("prompt__lane"):
             prompt = attempt.prompt
-            with transaction.atomic():
+            with transaction.atomic(savepoint=False):
                 still_expired = Attempt.objects.expired().filter(pk=attempt.pk).exists()
                 if still_expired and prompt.is_running and prompt.attempt_number == attempt.number:
                     rescued += prompt.release(attempt, Outcome.LOST)
@@ -357,7 +366,9 @@ class Prompt(models.Model):
         """How long until it starts, by the lane's measured speed; None when nothing was measured yet."""
         if self.lane.mean_seconds is None:
             return None
-        return timedelta(seconds=self.lane.mean_seconds * max(place - 1, 0) / max(slots, 1) + self.lane.mean_seconds / 2)
+        return timedelta(
+            seconds=self.lane.mean_seconds * max(place - 1, 0) / max(slots, 1) + self.lane.mean_seconds / 2
+        )
 
 
 def _between(low: float | None, high: float | None) -> float:

@@ -36,9 +36,7 @@ def simulator(process):
 
 
 def ask(simulator, model=OTTER, text="Tell me about otters", **body):
-    return requests.post(
-        f"{simulator.url}/api/v1/chat", json={"model": model, "input": text, **body}, timeout=10
-    )
+    return requests.post(f"{simulator.url}/api/v1/chat", json={"model": model, "input": text, **body}, timeout=10)
 
 
 def stream(simulator, model=OTTER, text="Tell me about otters", **body):

@@ -129,9 +129,7 @@ def test_a_jit_load_evicts_earlier_jit_loads_but_not_what_was_loaded_by_hand(sim
 def test_requests_that_come_during_a_load_share_it(simulator):
     simulator.control(f"models/{OTTER}", {"load_seconds": 2})
     answers = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(chat(simulator, OTTER).json())) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: answers.append(chat(simulator, OTTER).json())) for _ in range(4)]
     for thread in threads:
         thread.start()
     wait_until(lambda: simulator.state()["models"][OTTER]["waiting"] == 4)
@@ -233,17 +231,13 @@ def test_with_jit_off_only_loaded_models_are_listed_and_served():
         assert len(models(simulator)) == 8
         post(simulator, "models/load", model=OTTER)
         assert chat(simulator, OTTER).status_code == 200
-        assert [
-            one["id"] for one in requests.get(f"{simulator.url}/v1/models", timeout=10).json()["data"]
-        ] == [OTTER]
+        assert [one["id"] for one in requests.get(f"{simulator.url}/v1/models", timeout=10).json()["data"]] == [OTTER]
     finally:
         simulator.stop()
 
 
 def test_without_auto_evict_jit_loads_stay_until_the_card_is_full():
-    simulator = SimulatorProcess().start(
-        "--no-auto-evict", "--speed", "100", "--vram-gb", "10", "--ttl", "0.5"
-    )
+    simulator = SimulatorProcess().start("--no-auto-evict", "--speed", "100", "--vram-gb", "10", "--ttl", "0.5")
     try:
         assert chat(simulator, OTTER).status_code == 200
         assert chat(simulator, HERON).status_code == 200

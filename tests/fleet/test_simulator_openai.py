@@ -93,10 +93,7 @@ def test_native_reasoning_is_a_field_of_its_own_and_raw_reasoning_is_text(simula
     chunks = stream(simulator, OWL, reasoning_effort="low")
     assert joined(chunks, "reasoning_content") == message["reasoning_content"]
     assert joined(chunks) == message["content"]
-    assert (
-        "reasoning_content"
-        not in complete(simulator, OWL, reasoning_effort="none").json()["choices"][0]["message"]
-    )
+    assert "reasoning_content" not in complete(simulator, OWL, reasoning_effort="none").json()["choices"][0]["message"]
     assert complete(simulator, RAVEN).json()["choices"][0]["message"]["content"].startswith("<think>")
     assert joined(stream(simulator, RAVEN)).startswith("<think>")
 
@@ -124,12 +121,7 @@ def test_tools_are_called_with_arguments_that_fit_and_their_result_is_used(simul
 
 def test_tool_calls_are_streamed_in_pieces(simulator):
     chunks = stream(simulator, BEAVER, tools=TOOLS)
-    deltas = [
-        call
-        for chunk in chunks
-        for choice in chunk["choices"]
-        for call in choice["delta"].get("tool_calls", [])
-    ]
+    deltas = [call for chunk in chunks for choice in chunk["choices"] for call in choice["delta"].get("tool_calls", [])]
     assert [delta["function"].get("name") for delta in deltas if "id" in delta] == ["get_weather"]
     pieces = [delta["function"]["arguments"] for delta in deltas]
     assert len(pieces) > 3
@@ -139,8 +131,7 @@ def test_tool_calls_are_streamed_in_pieces(simulator):
 
 def test_tools_are_left_alone_when_the_caller_or_the_model_says_so(simulator):
     assert (
-        "tool_calls"
-        not in complete(simulator, BEAVER, tools=TOOLS, tool_choice="none").json()["choices"][0]["message"]
+        "tool_calls" not in complete(simulator, BEAVER, tools=TOOLS, tool_choice="none").json()["choices"][0]["message"]
     )
     assert "tool_calls" not in complete(simulator, OTTER, tools=TOOLS).json()["choices"][0]["message"]
 
@@ -194,9 +185,7 @@ def test_completions_whole_and_streamed(simulator):
 
 def test_embeddings_are_unit_vectors_that_depend_on_the_text(simulator):
     def embed(texts, model=REED):
-        return requests.post(
-            f"{simulator.url}/v1/embeddings", json={"model": model, "input": texts}, timeout=10
-        )
+        return requests.post(f"{simulator.url}/v1/embeddings", json={"model": model, "input": texts}, timeout=10)
 
     first, second, again = [item["embedding"] for item in embed(["a", "b", "a"]).json()["data"]]
     assert first == again != second
@@ -232,10 +221,7 @@ def test_an_eviction_cuts_a_stream_and_fails_a_whole_answer(simulator):
 
 def test_v0_lists_models_with_their_state(simulator):
     complete(simulator)
-    listed = {
-        model["id"]: model
-        for model in requests.get(f"{simulator.url}/api/v0/models", timeout=10).json()["data"]
-    }
+    listed = {model["id"]: model for model in requests.get(f"{simulator.url}/api/v0/models", timeout=10).json()["data"]}
     assert listed[OTTER]["state"] == "loaded"
     assert listed[OTTER]["loaded_context_length"] == 8192
     assert listed[HERON]["state"] == "not-loaded"

@@ -87,9 +87,7 @@ def test_it_reads_any_bytes_cut_anywhere_as_the_standard_does(stream, places):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(), max_size=8), places, st.sampled_from(["\n", "\r", "\r\n"]))
 def test_it_returns_what_a_daemon_sent(contents, places, line_end):
-    lines = [
-        f"event: message.delta{line_end}data: {json.dumps(text)}{line_end}{line_end}" for text in contents
-    ]
+    lines = [f"event: message.delta{line_end}data: {json.dumps(text)}{line_end}{line_end}" for text in contents]
     events = read(*cut("".join(lines).encode(), places))
     assert [json.loads(event.data) for event in events] == contents
     assert {event.name for event in events} <= {"message.delta"}

@@ -190,16 +190,12 @@ def test_it_frames_and_highlights_code():
     )
 
 
-@pytest.mark.parametrize(
-    "block", ["```\ndef f(): <b>\n```", "```otter\ndef f(): <b>\n```", "    def f(): <b>"]
-)
+@pytest.mark.parametrize("block", ["```\ndef f(): <b>\n```", "```otter\ndef f(): <b>\n```", "    def f(): <b>"])
 def test_it_never_guesses_a_language(block):
     assert "<code>def f(): &lt;b&gt;\n</code>" in render(block)
 
 
-@pytest.mark.parametrize(
-    "language", ["python", "js", "html", "bash", "text", "json", "diff", "console", "c++"]
-)
+@pytest.mark.parametrize("language", ["python", "js", "html", "bash", "text", "json", "diff", "console", "c++"])
 def test_it_keeps_code_to_the_last_character(language):
     code = "\n\n  <a b='c'>\t&amp; \"x\" # é🦦\n$ ls -l | x\n\n\n"
     html = render(f"```{language}\n{code}```")
@@ -300,9 +296,7 @@ def test_it_measures_contrast_as_wcag_does():
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("scope", "background"), [(".code", "#f8fafc"), ('[data-theme="dark"] .code', "#0b1220")]
-)
+@pytest.mark.parametrize(("scope", "background"), [(".code", "#f8fafc"), ('[data-theme="dark"] .code', "#0b1220")])
 def test_its_stylesheet_has_enough_contrast(scope, background):
     rules = [line for line in highlight_css().splitlines() if line.startswith(scope + " .")]
     colours = {colour for line in rules for colour in re.findall(r" color: (#[0-9A-Fa-f]{6})", line)}
@@ -315,7 +309,6 @@ def test_its_stylesheet_stays_in_its_scope():
     assert "background" not in css
     assert all(re.match(r'(\[data-theme="dark"\] )?\.code \.\w+ \{', line) for line in css.splitlines())
     light, dark = (
-        set(re.findall(rf"^{scope} (\.\w+) ", css, re.M))
-        for scope in (r"\.code", r'\[data-theme="dark"\] \.code')
+        set(re.findall(rf"^{scope} (\.\w+) ", css, re.M)) for scope in (r"\.code", r'\[data-theme="dark"\] \.code')
     )
     assert light == dark

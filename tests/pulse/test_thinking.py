@@ -109,9 +109,7 @@ def test_it_separates_well_formed_answers_cut_at_any_byte(parts, last, ends_open
 
 soup_of = {
     tags: st.lists(
-        st.sampled_from(
-            [*tags, *tags, tags[0][:-1], tags[1][:2], tags[0][1:], "`", "``", "```", "\n```", "~~~", "\n"]
-        )
+        st.sampled_from([*tags, *tags, tags[0][:-1], tags[1][:2], tags[0][1:], "`", "``", "```", "\n```", "~~~", "\n"])
         | st.sampled_from(
             ["\n", " ", "   ", "\t", "\r\n", "x", "é", "🦦", "\n~~~\n", "\n```py\n", "\\", "a", "(", "\u0301"]
         ),

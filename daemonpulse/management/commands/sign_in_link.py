@@ -17,5 +17,9 @@ class Command(BaseCommand):
         users = User.objects.filter(is_active=True)
         user = users.filter(username=name).first() if name else users.filter(is_superuser=True).order_by("pk").first()
         if user is None:
-            raise CommandError(f"There is no active user “{name}”." if name else "There is no administrator yet. Start `daemonpulse up`.")
+            raise CommandError(
+                f"There is no active user “{name}”."
+                if name
+                else "There is no administrator yet. Start `daemonpulse up`."
+            )
         self.stdout.write(f"{options['url'].rstrip('/')}/sign-in/{SignInLink.issue(user)}/")

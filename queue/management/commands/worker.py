@@ -12,6 +12,7 @@ from ... import stopping
 from ...models import Runner
 from ...snapshot import make_plan
 
+CHECK_SECONDS = 0.5
 STUCK_SECONDS = 12.0
 EXIT_STUCK = 70
 
@@ -47,7 +48,7 @@ class Command(BaseCommand):
         """
         waiting_since = None
         while not self.is_told:
-            time.sleep(0.25)
+            time.sleep(CHECK_SECONDS)
             runner = Runner.row()
             is_waiting = not runner.is_alive and runner.called_at is not None and bool(make_plan().starts)
             waiting_since = (waiting_since or time.monotonic()) if is_waiting else None

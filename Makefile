@@ -1,0 +1,47 @@
+# `make run` and `make test` do all the set-up on a fresh machine; the rest is for developers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check bench css clean
+
+run: $(VENV)/.run
+	@exec $(BIN)/daemonpulse up $(ARGS)
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.check
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@DAEMONPULSE_DATA_DIR=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run --verbosity 0
+	@DAEMONPULSE_DATA_DIR=$$(mktemp -d) $(BIN)/python manage.py check --verbosity 0 --fail-level WARNING
+	@echo "all checks passed"
+
+bench: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+css:
+	npm ci --no-audit --no-fund
+	npm run css
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.check: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(INSTALL) -e '.[check]'
+	@touch $@
+
+# The llama.cpp wheel does not exist for every platform; without it its tests are skipped, and say so.
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(INSTALL) -e '.[test,postgres]'
+	-$(INSTALL) -e '.[engine]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) node_modules

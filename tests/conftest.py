@@ -1,0 +1,98 @@
+"""The cast and what every suite needs: Alice owns, Bob is another user, Charlie is not signed in."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+CHROMIUM = os.environ.get("DAEMONPULSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Under this switch (CI) a suite that cannot run is a failure, not a skip.
+MUST_RUN_ALL = os.environ.get("DAEMONPULSE_TEST_ALL") == "1"
+
+
+def has_engine() -> bool:
+    from importlib.util import find_spec
+
+    return all(find_spec(name) for name in ("xllamacpp", "gguf"))
+
+
+MISSING = {
+    "browser": (lambda: CHROMIUM is None, "install Chromium (Debian: apt-get install chromium)"),
+    "engine": (lambda: not has_engine(), "install the engine extra (pip install -e '.[engine]' -c constraints.txt)"),
+    "postgres": (lambda: find_postgres() is None, "install PostgreSQL (Debian: apt-get install postgresql)"),
+}
+
+
+def find_postgres() -> str | None:
+    """The folder of PostgreSQL's server programs."""
+    from pathlib import Path
+
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = str(versions[-1]) if versions else shutil.which("initdb")
+    return str(Path(found).parent) if found else None
+
+
+def pytest_collection_modifyitems(config, items):
+    skipped: dict[str, int] = {}
+    for item in items:
+        for marker, (is_missing, _) in MISSING.items():
+            if item.get_closest_marker(marker) and is_missing():
+                skipped[marker] = skipped.get(marker, 0) + 1
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: {MISSING[marker][1]}"))
+    config.skipped_suites = skipped
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for marker, count in getattr(config, "skipped_suites", {}).items():
+        terminalreporter.write_line(f"NOT RUN: {count} {marker} tests; to run them, {MISSING[marker][1]}.", yellow=True)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if MUST_RUN_ALL and getattr(session.config, "skipped_suites", {}) and exitstatus == 0:
+        session.exitstatus = 1
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args):
+    return {**browser_type_launch_args, "executable_path": CHROMIUM, "args": CHROMIUM_FLAGS}
+
+
+@pytest.fixture
+def alice(django_user_model):
+    return django_user_model.objects.create_superuser("alice", password="correct horse battery")
+
+
+@pytest.fixture
+def bob(django_user_model):
+    return django_user_model.objects.create_user("bob", password="correct horse battery")
+
+
+@pytest.fixture
+def node(db):
+    """A node that is online and has two models; nothing listens at its address."""
+    from fleet.models import Node
+    from forge.models import Model
+
+    row = Node.objects.create(name="box", base_url="http://127.0.0.1:9", state="online")
+    for key in ("otter", "heron"):
+        Model.objects.create(node=row, key=key, name=key.capitalize(), type="llm", loaded=[], slots=2)
+    return row
+
+
+def wait_for(is_so, seconds: float = 10.0, step: float = 0.02):
+    """Wait until is_so() is true, and return what it gave; fails the test after `seconds`."""
+    until = time.monotonic() + seconds
+    while not (result := is_so()):
+        assert time.monotonic() < until, f"it did not become so within {seconds} s"
+        time.sleep(step)
+    return result

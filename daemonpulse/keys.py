@@ -53,16 +53,16 @@ def read_or_create(data_dir: Path, *, has_database: bool) -> str:
     return write(data_dir, generate())
 
 
-def write(data_dir: Path, key: str) -> str:
+def write(data_dir: Path, key: str, name: str = FILE_NAME) -> str:
     """Put the key file in place in one step, readable by its owner alone; returns the key."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    draft = path(data_dir).with_suffix(".new")
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = data_dir / f"{name}.draft"
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(key + "\n")
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path(data_dir))
+    draft.replace(data_dir / name)
     return key
 
 

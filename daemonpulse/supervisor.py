@@ -4,6 +4,7 @@ This process stays small (no Django): it starts the others, starts a crashed one
 """
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import os
@@ -250,10 +251,8 @@ def allowed_hosts(host: str) -> list[str]:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared
         own = socket.gethostname()
         names += [own, f"{own}.local"]
-        try:
+        with contextlib.suppress(OSError):
             names += [str(info[4][0]) for info in socket.getaddrinfo(own, None, socket.AF_INET)]
-        except OSError:
-            pass
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.connect(("192.0.2.1", 9))  # sends nothing; tells which of our addresses faces the network

@@ -15,6 +15,7 @@ import secrets
 import select
 import socket
 import time
+from pathlib import Path
 
 from django.db import connection, transaction
 
@@ -56,7 +57,7 @@ def notify(call: bytes = LASTING) -> None:
                 sender.sendto(call, entry.path)
             except (ConnectionRefusedError, FileNotFoundError):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
             except BlockingIOError:
                 pass  # its buffer is full of calls: it will look anyway
 
@@ -126,7 +127,8 @@ class PostgresListener:
         return any(call.payload == "!" for call in calls) | self.drain()
 
     def drain(self) -> bool:
-        return any([call.payload == "!" for call in self.connection.notifies(timeout=0)])
+        calls = list(self.connection.notifies(timeout=0))  # all of them, not up to the first
+        return any(call.payload == "!" for call in calls)
 
     def close(self) -> None:
         self.connection.close()

@@ -1,6 +1,5 @@
 """What the board shows: each lane's counts, what runs, what waits and why."""
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -60,12 +59,19 @@ class LaneStatus:
         return self.waiting - len(self.waiting_rows)
 
     @property
+    def state(self) -> str:
+        """In one word: paused, working, waiting or idle."""
+        if self.lane.is_paused:
+            return "paused"
+        return "working" if self.running else "waiting" if self.waiting else "idle"
+
+    @property
     def is_idle(self) -> bool:
         return not (self.waiting or self.running)
 
 
 def lane_statuses(user) -> list[LaneStatus]:
-    """All lanes, the busy ones first; a handful of queries however many prompts there are."""
+    """All lanes, the busy ones first; a handful of queries however many prompts there are. No rows without a user."""
     decided, lane_slots = _plan_and_slots()
     statuses = {lane.pk: LaneStatus(lane) for lane in Lane.objects.all()}
     for lane_id, status in statuses.items():
@@ -76,7 +82,8 @@ def lane_statuses(user) -> list[LaneStatus]:
         elif status.lane.is_paused:
             status.why = WHY[Why.PAUSED]
     _count(statuses, user)
-    _fill_rows(statuses, user)
+    if user is not None:
+        _fill_rows(statuses, user)
     return sorted(statuses.values(), key=lambda status: (status.is_idle, status.lane.model))
 
 
@@ -116,16 +123,15 @@ def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
         row = Row(prompt, prompt.owner_id == user.pk, progress=progress.get(prompt.pk))
         statuses[prompt.lane_id].running_rows.append(row)
     rank = Window(RowNumber(), partition_by=F("lane"), order_by=[F("priority").desc(), F("position").asc()])
-    first = Prompt.objects.queued().annotate(place_=rank).filter(place___lte=WAITING_SHOWN).without_texts()
-    by_lane = defaultdict(list)
-    for prompt in first.order_by("place_"):
-        by_lane[prompt.lane_id].append(prompt)
-    for lane_id, prompts in by_lane.items():
-        status = statuses[lane_id]
-        for prompt in prompts:
+    first = Prompt.objects.queued().annotate(rank=rank).filter(rank__lte=WAITING_SHOWN).order_by("rank")
+    places = dict(first.values_list("pk", "rank"))  # ranks thousands, so it reads the index only
+    prompts = Prompt.objects.without_texts().in_bulk(places)
+    for pk, place in places.items():
+        if prompt := prompts.get(pk):
+            status = statuses[prompt.lane_id]
             prompt.lane = status.lane
-            wait = prompt.expected_wait(prompt.place_, status.slots) if not status.why or status.running else None
-            status.waiting_rows.append(Row(prompt, prompt.owner_id == user.pk, prompt.place_, wait))
+            wait = prompt.expected_wait(place, status.slots) if not status.why or status.running else None
+            status.waiting_rows.append(Row(prompt, prompt.owner_id == user.pk, place, wait))
 
 
 def lane_status(user, lane_id: int) -> LaneStatus | None:

@@ -181,7 +181,8 @@ class BatchForm(forms.Form):
         widget=forms.RadioSelect, initial=LINES, required=False, label="How they are separated",
     )  # fmt: skip
     file = forms.FileField(
-        required=False, label="Or a JSONL file", help_text="One JSON object a line: text, and what the API's submit takes.",
+        required=False, label="Or a JSONL file",
+        help_text="One JSON object a line: text, and what the API's submit takes.",
         widget=forms.ClearableFileInput(attrs={"accept": ".jsonl,.ndjson,application/x-ndjson"}),
     )  # fmt: skip
 

@@ -163,7 +163,7 @@ class LaneRunner:
             prompt.fail(attempt, news.error, rest=rest)
 
     def _continue_lane(self, done: Execution) -> bool:
-        """Claim the next prompt of the same lane for the slot that fell free, if the last plan leaves it to the lane."""
+        """Claim the next prompt of the same lane for the slot that fell free, if the last plan lets the lane go on."""
         lane_id, node = done.attempt.prompt.lane_id, done.node
         if not self.may_claim or self.is_stopping() or (lane_id, node.pk) not in self.open_lanes:
             return False

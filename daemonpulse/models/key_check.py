@@ -32,5 +32,6 @@ class KeyCheck(models.Model):
 
 WRONG_KEY = (
     "The key does not fit this database: it was written with another one. Put back the key file that belongs "
-    "to it (secret.key beside the database, or DAEMONPULSE_KEY). Nothing was changed."
+    "to it (secret.key beside the database, or DAEMONPULSE_KEY). If a key rotation was interrupted, run "
+    "`daemonpulse rotate-key --finish`. Nothing was changed."
 )

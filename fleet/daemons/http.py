@@ -4,6 +4,7 @@ Streams use the standard library's http.client because a cancel must reach the s
 the daemon has not answered yet; requests hides it until the headers are there.
 """
 
+import contextlib
 import json
 import socket
 import ssl
@@ -114,10 +115,8 @@ class Stream:
         with self._lock:
             self.is_closed = True
             if self._socket is not None:
-                try:
+                with contextlib.suppress(OSError):  # the other side may have been faster
                     self._socket.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # the other side was faster
 
     def _connection(self) -> HTTPConnection:
         host, port = self.parts.hostname, self.parts.port

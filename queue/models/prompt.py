@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import timedelta
+from itertools import pairwise
 
 from django.conf import settings
 from django.db import models, transaction
@@ -163,7 +164,7 @@ class Prompt(models.Model):
         """All of them or, when anything fails, none. `drafts` are submit()'s fields."""
         with transaction.atomic(savepoint=False):
             prompts = [cls._new(owner=owner, **draft) for draft in drafts]
-            for earlier, later in zip(prompts, prompts[1:], strict=False):
+            for earlier, later in pairwise(prompts):
                 later.position = max(later.position, earlier.position + 1e-6)
             cls.objects.bulk_create(prompts)
             for prompt in prompts:
@@ -184,7 +185,7 @@ class Prompt(models.Model):
         """Change a waiting prompt; False when it waits no more. `model` moves it to another lane."""
         if "model" in fields:
             fields["lane"] = Lane.for_model(fields.pop("model"))
-        draft = Prompt(**{name: value for name, value in fields.items()})
+        draft = Prompt(**fields)
         values = {name: getattr(draft, name) for name in fields}
         with transaction.atomic(savepoint=False):
             if not Prompt.objects.queued().filter(pk=self.pk).update(**values):

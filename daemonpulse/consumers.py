@@ -21,6 +21,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
     """A socket that follows groups of the event log. Subclasses say which, and what to send."""
 
     watched: list[str] = []
+    last_id = 0
 
     async def connect(self):
         self.user = self.scope["user"]
@@ -46,7 +47,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
         """Pages only listen."""
 
     async def event(self, message: dict):
-        await self.on_event(message)
+        if message["id"] > self.last_id:  # one event may come through several groups
+            self.last_id = message["id"]
+            await self.on_event(message)
 
     async def authorise(self) -> list[str] | None:
         """The groups to follow, from what this user may see; None when there is nothing for them here."""

@@ -178,6 +178,7 @@ LOGGING = {
         "twisted": {"level": "WARNING"},
         "asyncio": {"level": "WARNING"},
         "django-q": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},  # a 404 or a wrong token is the client's affair
         "django.channels.server": {"level": "WARNING"},
     },
 }

@@ -1,5 +1,7 @@
 """Live pages of the queue: authorise, subscribe, forward."""
 
+import asyncio
+
 from django.template.loader import render_to_string
 
 from daemonpulse.consumers import LiveConsumer, RefreshingConsumer, in_thread
@@ -8,6 +10,9 @@ from .board import lane_statuses
 from .live import Position
 from .models import Prompt
 from .pages import model_choices, prompt_context
+
+LATER_SECONDS = 0.7
+MOVES_PLACES = {"prompt.claimed", "prompt.cancelled", "prompt.reordered", "prompt.edited", "prompt.queued"}
 
 
 class PromptConsumer(LiveConsumer):
@@ -19,9 +24,16 @@ class PromptConsumer(LiveConsumer):
     async def authorise(self) -> list[str] | None:
         self.prompt_id = self.scope["url_route"]["kwargs"]["pk"]
         self.position = Position()
+        self.prompt: Prompt | None = None
+        self.later: asyncio.Task | None = None
         if not await in_thread(Prompt.objects.of(self.user).filter(pk=self.prompt_id).exists)():
             return None
-        return [f"prompt.{self.prompt_id}"]
+        return [f"prompt.{self.prompt_id}", "all.prompt", "all.lane", "all.node"]
+
+    async def disconnect(self, code):
+        await super().disconnect(code)
+        if getattr(self, "later", None):
+            self.later.cancel()
 
     async def begin(self) -> None:
         html, seen = await in_thread(self._render)()
@@ -29,6 +41,9 @@ class PromptConsumer(LiveConsumer):
             await self.send(html)
 
     async def on_event(self, message: dict) -> None:
+        if message["subject"] != str(self.prompt_id):
+            self._others_moved(message)
+            return
         if message["kind"] != "prompt.output":
             await self._resend()
             return
@@ -40,6 +55,17 @@ class PromptConsumer(LiveConsumer):
             elif accepted:
                 await self.send(piece["html"])
 
+    def _others_moved(self, message: dict) -> None:
+        """While it waits, what happens around it changes its place and what it waits for; soon is good enough."""
+        is_waiting = self.prompt is not None and self.prompt.is_queued
+        is_of_interest = not message["kind"].startswith("prompt.") or message["kind"] in MOVES_PLACES
+        if is_waiting and is_of_interest and (self.later is None or self.later.done()):
+            self.later = asyncio.create_task(self._resend_later())
+
+    async def _resend_later(self) -> None:
+        await asyncio.sleep(LATER_SECONDS)
+        await self._resend()
+
     async def _resend(self) -> None:
         html, _ = await in_thread(self._render)()
         await self.send(html)
@@ -47,7 +73,7 @@ class PromptConsumer(LiveConsumer):
     def _render(self) -> tuple[str, str]:
         prompt = Prompt.objects.of(self.user).select_related("lane", "node", "node_pin").get(pk=self.prompt_id)
         context = prompt_context(prompt)
-        self.position = context["position"]
+        self.prompt, self.position = prompt, context["position"]
         return render_to_string("queue/_prompt.html", context), context["seen"]
 
 

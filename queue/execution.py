@@ -36,7 +36,9 @@ class News:
 class Execution:
     """`run()` in its thread; `stop()` and `expire()` from any other. An end without answer or error was asked for."""
 
-    def __init__(self, attempt: Attempt, node: Node, request: ChatRequest, tell: Callable[[News], None]):
+    def __init__(
+        self, attempt: Attempt, node: Node, request: ChatRequest, tell: Callable[[News], None], loads: bool = False
+    ):
         self.attempt = attempt
         self.node = node
         self.request = request
@@ -47,6 +49,7 @@ class Execution:
         self.inference: Inference | None = None
         self.lock = threading.Lock()
         self.is_stopping = self.is_expired = self.has_first = False
+        self.loads = loads  # this request makes the node load the model
         self.progress: dict | None = None
 
     def stop(self) -> None:
@@ -93,6 +96,8 @@ class Execution:
             if step.pieces and not self.has_first:
                 self.has_first = True
                 self.tell(News(self, has_output=True))
+                if self.loads:  # it told no load progress
+                    self.tell(News(self, looked=self._look()))
         if self.is_expired:
             minutes = settings.GENERATION_LIMIT_SECONDS // 60
             raise DaemonError(Reason.TIMEOUT_TOTAL, f"It ran for {minutes} minutes, the longest a prompt may.")
@@ -106,8 +111,12 @@ class Execution:
             return
         self.progress = told
         is_loaded = progress.phase == "load" and fraction == 1.0
-        # The lanes that wait for this model see that it is there.
-        self.tell(News(self, progress=told, looked=inventory.ask(self.node) if is_loaded else None))
+        self.tell(News(self, progress=told, looked=self._look() if is_loaded else None))
+
+    def _look(self) -> inventory.Answer:
+        """The lanes that wait for this model should see that it is there."""
+        self.loads = False
+        return inventory.ask(self.node)
 
     def _failure(self, error: DaemonError) -> News:
         """A failure that may mean a dead node is checked at the node, before it counts as a try."""

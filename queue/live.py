@@ -51,6 +51,10 @@ class Position:
             return cls()
         return cls(attempt.number, len(texts[Kind.REASONING]), len(texts[Kind.MESSAGE]))
 
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.lengths.values())
+
     def begin(self, attempt: int) -> None:
         """A new attempt: nothing of it yet."""
         self.attempt = attempt

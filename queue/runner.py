@@ -7,10 +7,7 @@ interpreter lock (measured in docs/decisions.md).
 """
 
 import logging
-import os
 import queue
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -49,7 +46,7 @@ class LaneRunner:
     """
 
     def __init__(self, is_stopping: Callable[[], bool] = lambda: False):
-        self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self.name = Runner.name_of_this_process()
         self.is_stopping = is_stopping
         self.inbox: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         self.executions: dict[int, Execution] = {}  # by attempt
@@ -183,14 +180,14 @@ class LaneRunner:
         with transaction.atomic():
             for start in decided.starts:
                 for _ in range(min(start.count, MAX_STREAMS - len(self.executions))):
-                    if not self._claim(start.lane_id, nodes[start.node_id]):
+                    if not self._claim(start.lane_id, nodes[start.node_id], start.loads):
                         break
 
-    def _claim(self, lane_id: int, node: Node) -> bool:
+    def _claim(self, lane_id: int, node: Node, loads: bool = False) -> bool:
         attempt = Prompt.claim_next(lane_id, node.pk, self.name)
         if attempt is None:
             return False
-        execution = Execution(attempt, node, chat_request(attempt.prompt), self.inbox.put)
+        execution = Execution(attempt, node, chat_request(attempt.prompt), self.inbox.put, loads)
         self.executions[attempt.pk] = execution
         self.claimed.append(execution)
         return True

@@ -62,9 +62,12 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """`loads`: the model is not loaded there; the first request loads it."""
+
     lane_id: int
     node_id: int
     count: int
+    loads: bool = False
 
 
 @dataclass(slots=True)
@@ -107,7 +110,8 @@ def plan(lanes: list[LaneView], nodes: list[NodeView], now: float, max_wait: flo
             if count > 0 or (why and why[0] is Why.SLOTS_FULL):
                 decided.open.add((lane.id, node.id))
             if count > 0:
-                decided.starts.append(Start(lane.id, node.id, count))
+                loads = node.models[lane.model].is_loaded is False
+                decided.starts.append(Start(lane.id, node.id, count, loads))
                 _take(left[lane.id], node.id, count)
             elif why:
                 decided.why.setdefault(lane.id, why)

@@ -66,7 +66,7 @@ def forwarded(message: dict, position: Position) -> list[bytes] | None:
             return [sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position) for piece in new]
         case "prompt.progress":
             return [sse("progress", message["data"], position)]
-        case "prompt.claimed" if message["data"]["attempt"] > position.attempt:
+        case "prompt.claimed" if message["data"]["attempt"] > position.attempt and position.is_empty:
             position.begin(message["data"]["attempt"])
             told = {"id": message["subject"], "state": State.SENDING, "attempt": position.attempt}
             return [sse("state", told, position)]
@@ -85,7 +85,7 @@ def caught_up(prompt_id, position: Position) -> tuple[list[bytes], Position, boo
     has_more = any(at.lengths[kind] > len(texts[kind]) for kind in texts)
     if attempt is not None and (at.attempt != attempt.number or has_more):
         at = Position(attempt.number)
-        if has_more:  # what the client holds was sorted anew, or belongs to an earlier attempt
+        if not position.is_empty:  # what the client holds is of an earlier attempt, or was sorted anew
             events.append(sse("restart", {}, at))
     if not prompt.is_ended:
         events.append(sse("state", _state(prompt), at))

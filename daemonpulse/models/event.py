@@ -50,9 +50,9 @@ class Event(models.Model):
 
     @property
     def groups(self) -> list[str]:
-        """The Channels groups that hear of it: its subject's, and for lasting events its owner's and its noun's."""
+        """The Channels groups that hear of it: its subject's, its owner's and its noun's."""
         subject = f"{self.noun}.{self.subject}"
-        if self.is_transient:
+        if self.kind == "prompt.output":  # many a second, and of interest on the prompt's own page only
             return [subject]
         owner = [f"user.{self.owner_id}"] if self.owner_id else []
         return [subject, *owner, f"all.{self.noun}"]

@@ -1,5 +1,6 @@
 """The interface every kind of daemon is reached through."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -45,6 +46,17 @@ class ChatStream(ABC):
     @abstractmethod
     def end(self) -> list[ChatEvent]:
         """The connection ended. Raises DaemonError(CUT) when the answer was not complete."""
+
+
+def json_object(text: str) -> dict:
+    """The JSON object that an event carries. Raises DaemonError(NOT_UNDERSTOOD) for anything else."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not JSON") from error
+    if not isinstance(data, dict):
+        raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not an object")
+    return data
 
 
 class Daemon(ABC):

@@ -1,5 +1,6 @@
 """What can go wrong between us and a daemon: one closed set of reasons, mapped and worded here only."""
 
+import re
 from enum import StrEnum
 
 
@@ -76,6 +77,11 @@ class DaemonError(Exception):
 
 
 MEMORY_WORDS = ("memory", "vram", "guardrail", "insufficient", "resources")
+# Not just the word: a model can also be "unloaded", or "evicted by the load of another one".
+FAILED_LOAD = re.compile(
+    r"\b(fail|error|unable|could not|cannot).*\bload(ing)?\b|\bload(ing)?\b.*\b(fail|error|stopped)"
+)
+LOST_WORDS = ("unloaded", "evicted", "crashed")
 
 
 def from_answer(status: int, body: object) -> DaemonError:
@@ -102,13 +108,15 @@ def _reason(status: int, words: set[str], param: str, message: str) -> Reason:
         return Reason.CHAT_NOT_FOUND
     if "model_not_found" in words or "invalid model identifier" in message or "no models loaded" in message:
         return Reason.MODEL_NOT_FOUND
-    is_about_loading = "load" in message
-    if (status >= 500 or is_about_loading) and any(word in message for word in MEMORY_WORDS):
+    is_load_failure = bool(FAILED_LOAD.search(message))
+    if (status >= 500 or is_load_failure) and any(word in message for word in MEMORY_WORDS):
         return Reason.OUT_OF_MEMORY
     if status in {429, 503}:
         return Reason.BUSY
-    if status >= 500 or "internal_error" in words:
-        return Reason.LOAD_FAILED if is_about_loading else Reason.SERVER_ERROR
-    if status >= 400:
-        return Reason.BAD_REQUEST
-    return Reason.GENERATION_FAILED
+    if is_load_failure:
+        return Reason.LOAD_FAILED
+    # A model that died under its request is a 400 with nothing but a string (contract §4.1).
+    is_told_by_code = 400 <= status < 500 and any(words)
+    if status < 400 or (not is_told_by_code and any(word in message for word in LOST_WORDS)):
+        return Reason.GENERATION_FAILED
+    return Reason.SERVER_ERROR if status >= 500 or "internal_error" in words else Reason.BAD_REQUEST

@@ -50,17 +50,22 @@ def call(method: str, url: str, token: str = "", body: dict | None = None, secon
     except requests.Timeout as error:
         reason = Reason.UNREACHABLE if isinstance(error, requests.ConnectTimeout) else Reason.TIMEOUT
         raise DaemonError(reason, "no answer in time") from error
-    except requests.ConnectionError as error:
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
         raise DaemonError(_connection_reason(error), "no connection") from error
     except requests.RequestException as error:
         raise DaemonError(Reason.NOT_UNDERSTOOD, type(error).__name__) from error
     return _judged(answer.status_code, answer.content)
 
 
-def _connection_reason(error: requests.ConnectionError) -> Reason:
+CUT_WORDS = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead", "InvalidChunkLength", "BrokenPipe")
+
+
+def _connection_reason(error: requests.RequestException) -> Reason:
     """Refused and unresolved are "nobody there"; a connection that was accepted and dropped is "cut"."""
     text = repr(error)
-    return Reason.CUT if "ConnectionReset" in text or "RemoteDisconnected" in text else Reason.UNREACHABLE
+    if "ReadTimeout" in text:  # silent in the middle of the answer
+        return Reason.TIMEOUT
+    return Reason.CUT if any(word in text for word in CUT_WORDS) else Reason.UNREACHABLE
 
 
 def _judged(status: int, content: bytes) -> dict:

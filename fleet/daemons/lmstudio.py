@@ -2,7 +2,7 @@
 
 import json
 
-from fleet.daemons.base import ChatStream, Daemon
+from fleet.daemons.base import ChatStream, Daemon, json_object
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 from fleet.daemons.http import Stream
 from fleet.daemons.types import (
@@ -100,10 +100,7 @@ class NativeStream(ChatStream):
     def read(self, server_events) -> list[ChatEvent]:
         events: list[ChatEvent] = []
         for server_event in server_events:
-            try:
-                data = json.loads(server_event.data)
-            except ValueError as error:
-                raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not JSON") from error
+            data = json_object(server_event.data)
             name = data.get("type") or server_event.name
             if name == "message.delta":  # first, because nearly every event is one of these two
                 events.append(Message(data.get("content") or "", is_raw=True))

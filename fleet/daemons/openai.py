@@ -1,8 +1,6 @@
 """Any server that speaks OpenAI's chat completions: llama.cpp, vLLM, LM Studio's own /v1 (contract §4)."""
 
-import json
-
-from fleet.daemons.base import ChatStream, Daemon
+from fleet.daemons.base import ChatStream, Daemon, json_object
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 from fleet.daemons.http import Stream
 from fleet.daemons.types import ChatEvent, ChatRequest, Finished, Message, ModelInfo, Reasoning, Started, ToolCall
@@ -86,10 +84,7 @@ class CompletionStream(ChatStream):
             if server_event.data == "[DONE]":
                 self.is_done = True
                 continue
-            try:
-                chunk = json.loads(server_event.data)
-            except ValueError as error:
-                raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not JSON") from error
+            chunk = json_object(server_event.data)
             if chunk.get("error"):
                 raise from_answer(200, chunk)
             if not self.has_started:

@@ -20,9 +20,6 @@ class AttemptQuerySet(models.QuerySet):
     def running(self):
         return self.filter(outcome=Outcome.RUNNING)
 
-    def expired(self):
-        return self.running().filter(leased_until__lt=timezone.now())
-
 
 class Attempt(models.Model):
     """While it runs, its text is in its chunks; when it ends they are folded into `reasoning` and `answer`.

@@ -342,13 +342,16 @@ class Prompt(models.Model):
 
     @classmethod
     def rescue(cls) -> int:
-        """Put back what dead workers held (their leases ran out); returns how many."""
+        """Put back what dead workers held (they are gone, or their leases ran out); returns how many."""
         rescued = 0
-        for attempt in Attempt.objects.expired().select_related("prompt__lane"):
+        holders = Attempt.objects.running().order_by().values_list("runner", flat=True).distinct()
+        gone = [name for name in holders if Runner.is_gone(name)]
+        lost = Attempt.objects.running().filter(Q(leased_until__lt=timezone.now()) | Q(runner__in=gone))
+        for attempt in lost.select_related("prompt__lane"):
             prompt = attempt.prompt
             with transaction.atomic(savepoint=False):
-                still_expired = Attempt.objects.expired().filter(pk=attempt.pk).exists()
-                if still_expired and prompt.is_running and prompt.attempt_number == attempt.number:
+                is_still_lost = lost.filter(pk=attempt.pk).exists()
+                if is_still_lost and prompt.is_running and prompt.attempt_number == attempt.number:
                     rescued += prompt.release(attempt, Outcome.LOST)
         if rescued:
             Runner.call()

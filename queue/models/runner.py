@@ -1,6 +1,12 @@
 """Who works the lanes right now: one row, held by a lease."""
 
+import contextlib
+import os
+import secrets
+import socket
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
 
 from django.db import models, transaction
 from django.utils import timezone
@@ -9,6 +15,15 @@ from django_q.tasks import async_task
 LEASE = timedelta(seconds=6)
 REQUEST_LIFETIME = timedelta(seconds=5)
 TASK = "daemonpulse.queue.tasks.work"
+
+
+@cache
+def machine() -> str:
+    """This machine since it was last started; containers of one host differ by their host name."""
+    boot = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    return f"{socket.gethostname()}:{boot}"
 
 
 class Runner(models.Model):
@@ -32,7 +47,28 @@ class Runner(models.Model):
 
     @property
     def is_alive(self) -> bool:
-        return bool(self.name) and self.seen_at is not None and timezone.now() - self.seen_at < LEASE
+        is_fresh = self.seen_at is not None and timezone.now() - self.seen_at < LEASE
+        return bool(self.name) and is_fresh and not self.is_gone(self.name)
+
+    @staticmethod
+    def name_of_this_process() -> str:
+        return f"{machine()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+    @staticmethod
+    def is_gone(name: str) -> bool:
+        """Whether this runner certainly lives no more: a process of this machine that is not there. Of another
+        machine's only its lease tells."""
+        host, _, rest = name.partition("/")
+        pid = rest.partition("/")[0]
+        if host != machine() or not pid.isdigit():
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
 
     @classmethod
     def call(cls) -> bool:
@@ -57,7 +93,9 @@ class Runner(models.Model):
         """Become the runner; False while another one is alive."""
         now = timezone.now()
         free = models.Q(name="") | models.Q(seen_at=None) | models.Q(seen_at__lt=now - LEASE)
-        cls.row()
+        holder = cls.row().name
+        if cls.is_gone(holder):
+            free |= models.Q(name=holder)
         return bool(cls.objects.filter(free, id=1).update(name=name, seen_at=now, called_at=None))
 
     @classmethod

@@ -136,6 +136,7 @@
   // one that must not be sent twice is not.
   const csrfToken = () => JSON.parse(document.body.getAttribute("hx-headers"))["x-csrftoken"];
   const ask = (form) => {
+    const opener = document.activeElement.id;
     const dialog = document.createElement("dialog");
     const add = (parent, tag, className, text) => {
       const element = document.createElement(tag);
@@ -162,7 +163,10 @@
       current.dataset.confirmed = "";
       current.requestSubmit();
     });
-    dialog.addEventListener("close", () => dialog.remove());
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      if (document.activeElement === document.body) document.getElementById(opener)?.focus();
+    });
     document.body.append(dialog);
     dialog.showModal();
   };
@@ -269,9 +273,11 @@
     if (!path.length || focused.isConnected || document.activeElement !== document.body) return;
     const target = path.map((id) => document.getElementById(id)).find(Boolean);
     if (!target) return;
-    if (target.id !== path[0]) target.tabIndex = -1;  // its control is gone: stay near
     target.focus({ preventScroll: true });
-    if (target.id === path[0] && start != null) target.setSelectionRange(start, end);
+    if (document.activeElement !== target) {  // its control is gone: stay near
+      target.tabIndex = -1;
+      target.focus({ preventScroll: true });
+    } else if (target.id === focused.id && start != null) target.setSelectionRange(start, end);
   };
   for (const name of ["htmx:wsBeforeMessage", "htmx:beforeSwap"]) document.addEventListener(name, keep);
   for (const name of ["htmx:wsAfterMessage", "htmx:afterSwap"]) document.addEventListener(name, giveBack);
@@ -312,15 +318,20 @@
   // Following an output: keep to the end until the reader scrolls up.
   const END_SLACK_PX = 16;
   const heldBack = new WeakSet();
+  const lastTop = new WeakMap();  // new text alone never scrolls up, a reader does
   document.addEventListener("scroll", (event) => {
     const box = event.target;
     if (!(box instanceof Element) || !box.matches("[data-follow]")) return;
     const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight <= END_SLACK_PX;
-    if (atEnd) heldBack.delete(box); else heldBack.add(box);
+    if (atEnd) heldBack.delete(box);
+    else if (box.scrollTop < lastTop.get(box)) heldBack.add(box);
+    lastTop.set(box, box.scrollTop);
   }, { capture: true, passive: true });
   const follow = () => {
     for (const box of document.querySelectorAll("[data-follow]")) {
-      if (!heldBack.has(box)) box.scrollTop = box.scrollHeight;
+      if (heldBack.has(box)) continue;
+      box.scrollTop = box.scrollHeight;
+      lastTop.set(box, box.scrollTop);
     }
   };
 

@@ -29,7 +29,7 @@ def configured_url(user_home: Path) -> str:
     except (OSError, ValueError, AttributeError, TypeError):
         port, interface = DEFAULT_PORT, ""
     host = "127.0.0.1" if interface in {"", "0.0.0.0", "::"} else interface  # noqa: S104 - compared, not bound
-    return f"http://{host}:{port}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def find_here(user_home: Path | None = None) -> str | None:

@@ -1,13 +1,18 @@
 """Input about nodes."""
 
+import re
 from urllib.parse import urlsplit
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.db import transaction
 
+from daemonpulse.models.event import record
 from fleet.daemons.errors import DaemonError
 from fleet.daemons.kinds import detect
 from fleet.models import Kind, Node
+
+HOST = re.compile(r"[\w.:%-]+")  # a name, with or without a domain, or an IP address
 
 
 class NodeForm(forms.ModelForm):
@@ -29,20 +34,21 @@ class NodeForm(forms.ModelForm):
         fields = ["name", "base_url", "token", "kind"]
 
     def clean_base_url(self):
-        url = self.cleaned_data["base_url"].strip().rstrip("/")
+        url = self.cleaned_data["base_url"].strip()
         url = url if "://" in url else f"http://{url}"
-        parts = urlsplit(url)
         try:
-            has_port_or_none = parts.port is None or 0 < parts.port < 65536
-        except ValueError:
-            has_port_or_none = False
-        if parts.scheme not in {"http", "https"} or not parts.hostname or not has_port_or_none:
+            parts = urlsplit(url)
+            is_address = parts.scheme in {"http", "https"} and HOST.fullmatch(parts.hostname or "") and parts.port != 0
+        except ValueError:  # a port or an IPv6 address that is none
+            is_address = False
+        if not is_address:
             raise ValidationError("Write an address such as http://192.168.1.20:1234.", code="invalid")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValidationError(
                 "Only scheme, host and port belong into the address; a token has its own field.", code="invalid"
             )
-        return url.removesuffix("/api/v1").removesuffix("/v1")
+        path = parts.path.rstrip("/").removesuffix("/api/v1").removesuffix("/v1")
+        return f"{parts.scheme}://{parts.netloc.lower()}{path}"
 
     def clean(self):
         data = super().clean()
@@ -58,3 +64,9 @@ class NodeForm(forms.ModelForm):
                 )
                 self.add_error("base_url", ValidationError(wording, code=error.reason.value))
         return data
+
+    def save(self, commit=True):
+        with transaction.atomic():
+            node = super().save(commit)
+            record("node.added", node.pk)
+        return node

@@ -37,7 +37,7 @@ class Node(models.Model):
 
     name = models.CharField(max_length=80, unique=True)
     kind = models.CharField(max_length=20, choices=Kind, default=Kind.LMSTUDIO)
-    base_url = models.URLField(max_length=300, unique=True, verbose_name="address")
+    base_url = models.CharField(max_length=300, unique=True, verbose_name="address")
     token = encrypt(models.CharField(max_length=300, blank=True, default=""))
     is_enabled = models.BooleanField(default=True)
     is_simulated = models.BooleanField(default=False)
@@ -105,3 +105,9 @@ class Node(models.Model):
             if Node.objects.filter(pk=self.pk, is_enabled=not is_enabled).update(is_enabled=is_enabled):
                 record("node.enabled" if is_enabled else "node.disabled", self.pk)
         self.is_enabled = is_enabled
+
+    def remove(self) -> None:
+        """Forget it and its models; prompts it ran stay."""
+        with transaction.atomic():
+            record("node.removed", self.pk)
+            self.delete()

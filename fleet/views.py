@@ -58,6 +58,6 @@ def node_disable(request, pk):
 @permission_required("fleet.delete_node", raise_exception=True)
 def node_removal(request, pk):
     node = get_object_or_404(Node, pk=pk)
-    node.delete()
+    node.remove()
     messages.success(request, f"{node.name} is removed. Its prompts stay in the history.")
     return redirect("node_list")

@@ -52,6 +52,7 @@ def record(node: Node, answer: Answer) -> None:
 
 def keep(node: Node, told: list[ModelInfo]) -> bool:
     """Make the rows of a node equal to what it told; True when something changed."""
+    told = list({info.key: info for info in told}.values())  # a daemon may tell a model twice
     with transaction.atomic():
         rows = {row.key: row for row in Model.objects.filter(node=node)}
         now = timezone.now()

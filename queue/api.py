@@ -41,7 +41,7 @@ def submit(request):
     except PermissionError as error:
         raise ApiError(409, "This id belongs to another user's prompt. Make a new one.", "id", "taken") from error
     if form.cleaned_data["stream"]:
-        return _stream(prompt, None)
+        return _stream(prompt, None, is_new)
     return JsonResponse(described(prompt), status=201 if is_new else 200)
 
 
@@ -104,8 +104,8 @@ def models(request):
     return JsonResponse({"models": [{key: choice[key] for key in keys} for choice in model_choices()]})
 
 
-def _stream(prompt: Prompt, seen) -> StreamingHttpResponse:
-    response = StreamingHttpResponse(prompt_stream(prompt.pk, seen), content_type="text/event-stream")
+def _stream(prompt: Prompt, seen, is_new: bool = False) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(prompt_stream(prompt, seen, is_new), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"  # nginx would hold the pieces back
     response["Prompt-Id"] = str(prompt.pk)

@@ -18,6 +18,14 @@ REASONING = ("off", "low", "medium", "high", "on")
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_output_tokens", "reasoning")
 
 
+def whole_characters(text: str) -> None:
+    """JSON can spell half of a surrogate pair; no page could be encoded with it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError("It contains half a character (a lone surrogate).", code="surrogate") from error
+
+
 class PromptForm(forms.Form):
     """One prompt. `draft()` gives the fields of Prompt.submit. `known_models`: keys that may be asked for."""
 
@@ -25,11 +33,13 @@ class PromptForm(forms.Form):
     text = forms.CharField(
         max_length=MAX_TEXT,
         strip=False,
+        validators=[whole_characters],
         widget=forms.Textarea(attrs={"rows": 7, "placeholder": "Ask something…"}),
         label="Prompt",
     )
     system_prompt = forms.CharField(
-        max_length=MAX_TEXT, required=False, strip=False, widget=forms.Textarea(attrs={"rows": 3}),
+        max_length=MAX_TEXT, required=False, strip=False, validators=[whole_characters],
+        widget=forms.Textarea(attrs={"rows": 3}),
         help_text="What the model should keep in mind, such as its role or the form of the answer.",
     )  # fmt: skip
     priority = forms.ChoiceField(
@@ -209,7 +219,7 @@ class BatchForm(forms.Form):
         return data
 
     def _pasted(self, data) -> list[tuple[int, str]]:
-        lines = (data.get("texts") or "").splitlines()
+        lines = lines_of(data.get("texts") or "")
         if data.get("split") != self.BLOCKS:
             return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         blocks, start, block = [], 1, []
@@ -224,7 +234,7 @@ class BatchForm(forms.Form):
 
     def _file_rows(self, file) -> list[tuple[int, dict]]:
         try:
-            lines = file.read().decode("utf-8-sig").splitlines()
+            lines = lines_of(file.read().decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise ValidationError({"file": "The file is not UTF-8 text."}, code="encoding") from error
         rows = []
@@ -233,7 +243,7 @@ class BatchForm(forms.Form):
                 continue
             try:
                 rows.append((number, json.loads(line)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._line_error("file", number, f"not valid JSON ({error}).") from error
         return rows
 
@@ -249,7 +259,13 @@ class BatchForm(forms.Form):
 
     @staticmethod
     def _line_error(what: str, number: int, message: str) -> ValidationError:
+        message = message.encode(errors="replace").decode()  # it may quote what no page can be encoded with
         return ValidationError({what: ValidationError(f"Line {number}: {message} Nothing was queued.", code="line")})
+
+
+def lines_of(text: str) -> list[str]:
+    """Only line feeds end a line; str.splitlines() also cuts at characters that JSON allows inside a string."""
+    return text.replace("\r\n", "\n").split("\n")
 
 
 class HistoryForm(forms.Form):

@@ -79,5 +79,5 @@ class Position:
 def last_attempt_with_texts(prompt_id) -> tuple[Attempt | None, dict[Kind, str]]:
     """The attempt to show for a prompt (with its prompt and node) and its texts so far."""
     attempts = Attempt.objects.filter(prompt=prompt_id).select_related("prompt__node", "node")
-    attempt = attempts.order_by("-number").first()
+    attempt = attempts.defer("prompt__text", "prompt__system_prompt", "prompt__detail").order_by("-number").first()
     return attempt, attempt.texts() if attempt else {Kind.REASONING: "", Kind.MESSAGE: ""}

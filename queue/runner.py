@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,7 +35,9 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 2.0
 SOFT_LIMIT_SECONDS = 60.0  # leaves at the first idle moment after this
 LINGER_SECONDS = 5.0  # stays this long on empty lanes: the next prompt starts without a trip through the broker
-LOOK_SECONDS = 0.5  # looks at the lanes at least this often
+LOOK_SECONDS = 0.5  # plans at least this often
+PLAN_PAUSE_SECONDS = 0.05  # and at most this often while streams run: open lanes go on without a plan
+STAY_OPEN_SECONDS = 2.0  # a lane that ran dry while nobody else waits needs no plan for its next prompt
 MAX_STREAMS = 64
 LOOK = None  # in the inbox: a state changed somewhere, look at the lanes
 
@@ -54,8 +57,9 @@ class LaneRunner:
         self.pool = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="stream")
         now = time.monotonic()
         self.started_at = self.idle_since = self.beat_at = now
-        self.looked_at = self.flushed_at = 0.0
-        self.open_lanes: set[tuple[int, int]] = set()
+        self.planned_at = self.opened_at = self.flushed_at = 0.0
+        self.open_lanes: dict[tuple[int, int], tuple[int, Node]] = {}  # (lane, node) that may go on: its slots
+        self.should_plan = False
         self.may_claim = True
         self.has_ended = threading.Event()
 
@@ -84,16 +88,22 @@ class LaneRunner:
 
     def turn(self, news: list[News | None]) -> None:
         """What the streams told and the text that is due, in one transaction; then what may start, in another."""
-        should_look = LOOK in news or time.monotonic() - self.looked_at > LOOK_SECONDS
+        was_called = LOOK in news
         told = [item for item in news if item is not LOOK]
-        if told or self._has_text_due():
+        if told or self._has_text_due() or (was_called and self.open_lanes):
             with transaction.atomic():
                 for item in told:
-                    should_look |= self._take_in_safely(item)
+                    self.should_plan |= self._take_in_safely(item)
                 self._flush()
+                if was_called or told:
+                    self._continue_lanes()
             self._begin_claimed()
-        if should_look:
-            self._look()
+        self.should_plan |= was_called
+        if was_called:
+            self._stop_ended()
+        since = time.monotonic() - self.planned_at
+        if since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions)):
+            self._plan()
             self._begin_claimed()
         if self.executions:
             self.idle_since = time.monotonic()
@@ -137,7 +147,7 @@ class LaneRunner:
             inventory.record(execution.node, news.looked)
         if news.is_end:
             self._end(news)
-            return not self._continue_lane(execution)
+            return True
         if news.reclassify:
             reclassify(execution.attempt)
         if news.progress:
@@ -159,24 +169,30 @@ class LaneRunner:
         else:
             prompt.fail(attempt, news.error, rest=rest)
 
-    def _continue_lane(self, done: Execution) -> bool:
-        """Claim the next prompt of the same lane for the slot that fell free, if the last plan lets the lane go on."""
-        lane_id, node = done.attempt.prompt.lane_id, done.node
-        if not self.may_claim or self.is_stopping() or (lane_id, node.pk) not in self.open_lanes:
-            return False
-        return self._claim(lane_id, node)
+    def _continue_lanes(self) -> None:
+        """Claim for the free slots of lanes that the last plan lets go on."""
+        if not self.may_claim or self.is_stopping():
+            return
+        running = Counter((run.attempt.prompt.lane_id, run.node.pk) for run in self.executions.values())
+        for lane_and_node, (slots, node) in self.open_lanes.items():
+            for _ in range(slots - running[lane_and_node]):
+                if len(self.executions) >= MAX_STREAMS or not self._claim(lane_and_node[0], node):
+                    break
 
-    def _look(self) -> None:
-        """Stop what was ended by others, start what may start."""
-        self.looked_at = time.monotonic()
-        self._stop_ended()
+    def _plan(self) -> None:
+        """Look at all lanes and nodes, and start what may start."""
+        self.planned_at = time.monotonic()
+        self.should_plan = False
         if not self.may_claim or self.is_stopping():
             return
         decided = make_plan()
-        self.open_lanes = decided.open
+        nodes = Node.objects.in_bulk({node_id for _, node_id in decided.open}) if decided.open else {}
+        if decided.open or decided.why or self.planned_at - self.opened_at > STAY_OPEN_SECONDS:
+            self.opened_at = self.planned_at
+            self.open_lanes = {pair: (slots, nodes[pair[1]]) for pair, slots in decided.open.items() if pair[1] in nodes}
         if not decided.starts:
             return
-        nodes = Node.objects.in_bulk({start.node_id for start in decided.starts})
+        nodes |= Node.objects.in_bulk({start.node_id for start in decided.starts} - set(nodes))
         with transaction.atomic():
             for start in decided.starts:
                 for _ in range(min(start.count, MAX_STREAMS - len(self.executions))):

@@ -72,10 +72,10 @@ class Start:
 
 @dataclass(slots=True)
 class Plan:
-    """`open`: (lane id, node id) pairs that may go on there with their next prompt as soon as a slot is free."""
+    """`open`: the (lane id, node id) pairs that may go on by themselves until the next plan, with their slots."""
 
     starts: list[Start] = field(default_factory=list)
-    open: set[tuple[int, int]] = field(default_factory=set)
+    open: dict[tuple[int, int], int] = field(default_factory=dict)
     why: dict[int, tuple[Why, str]] = field(default_factory=dict)  # lane id → reason, the model in the way
 
 
@@ -107,8 +107,8 @@ def plan(lanes: list[LaneView], nodes: list[NodeView], now: float, max_wait: flo
         for lane in wanting:
             count, why = _decide(lane, node, turn, is_starving)
             count = min(count, _left(left[lane.id], node.id))
-            if count > 0 or (why and why[0] is Why.SLOTS_FULL):
-                decided.open.add((lane.id, node.id))
+            if why and why[0] is Why.SLOTS_FULL:
+                decided.open[lane.id, node.id] = slots(lane, node.models[lane.model])
             if count > 0:
                 loads = node.models[lane.model].is_loaded is False
                 decided.starts.append(Start(lane.id, node.id, count, loads))

@@ -32,19 +32,24 @@ def sse(name: str, data: dict, position: Position) -> bytes:
     return f"id: {at}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-async def prompt_stream(prompt_id, seen: Position | None) -> AsyncIterator[bytes]:
+async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = False) -> AsyncIterator[bytes]:
     """Subscribe, catch up from the database, then forward what comes until the prompt has ended.
 
-    Only the beginning, the end and a gap need the database; what is in between is in the messages.
+    Only the beginning, the end and a gap need the database; what is in between is in the messages. Of a prompt
+    that was submitted just now (`is_new`) only what happened since is asked for.
     """
     position = seen or Position()
-    async with tail().channel(f"prompt.{prompt_id}") as receive:
+    async with tail().channel(f"prompt.{prompt.pk}") as receive:
         message: dict | None = None
+        if is_new:
+            yield sse("state", {"id": str(prompt.pk), "state": prompt.state, "attempt": 0}, position)
+            if await in_thread(is_untouched)(prompt.pk):
+                message = {"kind": "prompt.queued", "data": {}}
         while True:
             events = forwarded(message, position) if message else None
             has_ended = False
             if events is None:
-                events, position, has_ended = await in_thread(caught_up)(prompt_id, position)
+                events, position, has_ended = await in_thread(caught_up)(prompt.pk, position)
             for event in events:
                 yield event
             if has_ended:
@@ -55,6 +60,10 @@ async def prompt_stream(prompt_id, seen: Position | None) -> AsyncIterator[bytes
                     message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
                 except TimeoutError:
                     yield b": waiting\n\n"
+
+
+def is_untouched(prompt_id) -> bool:
+    return Prompt.objects.filter(pk=prompt_id, state=State.QUEUED, attempt_number=0).exists()
 
 
 def forwarded(message: dict, position: Position) -> list[bytes] | None:

@@ -105,7 +105,8 @@ class ApiToken(models.Model):
     @classmethod
     def find(cls, secret: str) -> "ApiToken | None":
         """The usable token with this secret. Notes its use, at most once a minute."""
-        token = cls.objects.usable().select_related("user").filter(secret_hash=hashed(secret)).first()
+        found = cls.objects.usable().select_related("user").filter(secret_hash=hashed(secret))
+        token = found.only("scopes", "last_used_at", "user__username", "user__is_active", "user__is_superuser").first()
         now = timezone.now()
         if token and (token.last_used_at is None or now - token.last_used_at > TOUCH_INTERVAL):
             cls.objects.filter(pk=token.pk).update(last_used_at=now)

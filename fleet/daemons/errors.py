@@ -79,7 +79,7 @@ class DaemonError(Exception):
 MEMORY_WORDS = ("memory", "vram", "guardrail", "insufficient", "resources")
 # Not just the word: a model can also be "unloaded", or "evicted by the load of another one".
 FAILED_LOAD = re.compile(
-    r"\b(fail|error|unable|could not|cannot).*\bload(ing)?\b|\bload(ing)?\b.*\b(fail|error|stopped)"
+    r"\b(fail|error|unable|could not|cannot).*\bload(ed|ing)?\b|\bload(ing)?\b.*\b(fail|error|stopped)"
 )
 LOST_WORDS = ("unloaded", "evicted", "crashed")
 

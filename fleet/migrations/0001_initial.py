@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.CharField(max_length=80, unique=True)),
                 ('kind', models.CharField(choices=[('lmstudio', 'LM Studio'), ('openai', 'OpenAI-compatible')], default='lmstudio', max_length=20)),
-                ('base_url', models.URLField(max_length=300, unique=True, verbose_name='address')),
+                ('base_url', models.CharField(max_length=300, unique=True, verbose_name='address')),
                 ('token', django_cryptography.fields.encrypt(models.CharField(blank=True, default='', max_length=300))),
                 ('is_enabled', models.BooleanField(default=True)),
                 ('is_simulated', models.BooleanField(default=False)),

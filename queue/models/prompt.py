@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Max, Min, Q
+from django.db.models import Q
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
@@ -199,22 +199,22 @@ class Prompt(models.Model):
     def reorder(self, where: str) -> bool:
         """Move a waiting prompt within its lane and priority: "first", "up", "down" or "last"."""
         with transaction.atomic(savepoint=False):
-            peers = Prompt.objects.queued().filter(lane=self.lane_id, priority=self.priority).exclude(pk=self.pk)
-            before = list(
-                peers.filter(position__lte=self.position).order_by("-position").values_list("position", flat=True)[:2]
-            )
-            after = list(
-                peers.filter(position__gt=self.position).order_by("position").values_list("position", flat=True)[:2]
-            )
-            ends = peers.aggregate(first=Min("position"), last=Max("position"))
-            position = {
-                "first": before and ends["first"] - 1,
-                "up": before and _between(before[-1] if len(before) > 1 else None, before[0]),
-                "down": after and _between(after[0], after[-1] if len(after) > 1 else None),
-                "last": after and ends["last"] + 1,
-            }[where]
-            if not position or not Prompt.objects.queued().filter(pk=self.pk).update(position=position):
+            waiting = Prompt.objects.queued().filter(lane=self.lane_id, priority=self.priority).only("position")
+            own = waiting.filter(pk=self.pk).first()
+            if own is None:
                 return False
+            ahead = waiting.filter(position__lt=own.position).order_by("-position")
+            behind = waiting.filter(position__gt=own.position).order_by("position")
+            passed = ahead if where in {"first", "up"} else behind
+            nearest, farthest = passed.first(), passed.last()
+            if nearest is None:
+                return False
+            if where in {"up", "down"}:  # they swap: the room between two positions would run out
+                position = nearest.position
+                waiting.filter(pk=nearest.pk).update(position=own.position)
+            else:
+                position = farthest.position + (1 if where == "last" else -1)
+            waiting.filter(pk=self.pk).update(position=position)
             record("prompt.reordered", self.pk, owner_id=self.owner_id, lane=self.lane_id)
         self.position = position
         return True
@@ -303,8 +303,8 @@ class Prompt(models.Model):
 
     def requeue(self) -> bool:
         """An operator's way to start a running prompt over; a failed or cancelled one is retried."""
-        if attempt := self.attempts.running().first():
-            return self.release(attempt, Outcome.RELEASED)
+        if attempt := self.attempts.running().select_related("prompt__lane").first():
+            return attempt.prompt.release(attempt, Outcome.RELEASED)
         return self.retry()
 
     def cancel(self) -> bool:
@@ -373,13 +373,6 @@ class Prompt(models.Model):
         return timedelta(
             seconds=self.lane.mean_seconds * max(place - 1, 0) / max(slots, 1) + self.lane.mean_seconds / 2
         )
-
-
-def _between(low: float | None, high: float | None) -> float:
-    """A position between two neighbours, or just outside of the only one."""
-    if low is None:
-        return high - 1
-    return low + 1 if high is None else (low + high) / 2
 
 
 def _call_runner_on_commit() -> None:

@@ -221,7 +221,7 @@
     const chosen = select.selectedOptions[0];
     const isGone = chosen && "gone" in chosen.dataset;
     const isEmpty = ![...select.options].some((option) => option.value);
-    const text = isGone ? `${chosen.value} ${state.dataset.gone}` : isEmpty ? state.dataset.none : "";
+    const text = isGone && select.ariaInvalid !== "true" ? `${chosen.value} ${state.dataset.gone}` : isEmpty ? state.dataset.none : "";
     state.classList.toggle("field-error", Boolean(isGone));
     if (state.textContent !== text) state.textContent = text;
   };

@@ -12,7 +12,7 @@ from fleet.daemons import http, sse
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 from fleet.daemons.openai import CompletionStream
 
-JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = STREAM_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 

@@ -1,25 +1,25 @@
 """What can be done with a prompt. Every verb may come twice, because a task may run twice."""
 
+import subprocess
 import uuid
 from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
+from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
+from daemonpulse.queue.models.runner import machine
+from daemonpulse.queue.states import Outcome
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemonpulse.models import Event
-from daemonpulse.queue import retry
-from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt
-from daemonpulse.queue.states import Outcome
 from fleet.models import Node
 from pulse.thinking import Kind
 
 from .prompts import (
     CUT,
-    HOPELESS,
     cancelled,
     claim,
     die,
@@ -70,6 +70,7 @@ def test_it_adds_nothing_for_an_id_that_was_used_before(alice):
     assert not Lane.objects.filter(model="heron").exists()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_it_refuses_an_id_of_another_owner(alice, bob):
     theirs = submit(alice)
 
@@ -81,10 +82,9 @@ def test_it_refuses_an_id_of_another_owner(alice, bob):
 
 
 def test_it_calls_a_runner_only_when_the_prompt_is_committed(alice, django_capture_on_commit_callbacks):
-    with patch("daemonpulse.queue.models.Runner.call") as call:
-        with django_capture_on_commit_callbacks(execute=True):
-            submit(alice)
-            assert not call.called
+    with patch("daemonpulse.queue.models.Runner.call") as call, django_capture_on_commit_callbacks(execute=True):
+        submit(alice)
+        assert not call.called
     assert call.called
 
 
@@ -431,6 +431,14 @@ def test_it_moves_nothing_that_waits_no_more(alice, node):
     assert "prompt.reordered" not in kinds_of(prompts[0])
 
 
+def test_it_moves_a_prompt_as_often_as_people_like(alice):
+    prompts = lane_of(alice, 3)
+    for turn in range(40):
+        mover = prompts[2 - turn % 2]
+        assert fresh(mover).reorder("up") is True
+        assert texts_of_lane(mover.lane)[1] == mover.text
+
+
 MOVES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["first", "up", "down", "last"])), max_size=25)
 
 
@@ -467,37 +475,39 @@ def test_it_rescues_only_what_expired(alice, node):
 
 
 def test_it_rescues_nothing_whose_lease_was_prolonged_meanwhile(alice, node, monkeypatch):
-    prompt, attempt = running(alice, node)
-    die(attempt)
-    first_look = list(Attempt.objects.expired().select_related("prompt__lane"))
-    Attempt.objects.update(leased_until=timezone.now() + timedelta(seconds=10))
-    looks = iter([first_look])
-    real = Attempt.objects.expired
-    monkeypatch.setattr(Attempt.objects, "expired", lambda: _as_query(next(looks, None)) or real())
+    for model in ("otter", "heron"):
+        die(running(alice, node, model=model)[1])
+    release = Prompt.release
 
-    assert Prompt.rescue() == 0
-    assert fresh(prompt).state == "sending"
+    def release_while_the_other_beats(prompt, *args):
+        Attempt.objects.exclude(prompt=prompt).update(leased_until=timezone.now() + timedelta(seconds=10))
+        return release(prompt, *args)
+
+    monkeypatch.setattr(Prompt, "release", release_while_the_other_beats)
+
+    assert Prompt.rescue() == 1
+    assert sorted(Prompt.objects.values_list("state", flat=True)) == ["queued", "sending"]
 
 
-def _as_query(rows):
-    if rows is None:
-        return None
+def test_it_rescues_at_once_what_a_dead_process_of_this_machine_held(alice, node):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    prompt = submit(alice)
+    attempt = claim(prompt, node, f"{machine()}/{process.pid}/abcd")
+    alive = claim(submit(alice, model="heron"), node, Runner.name_of_this_process())
 
-    class Rows(list):
-        def select_related(self, *_):
-            return self
+    assert Prompt.rescue() == 1
 
-    return Rows(rows)
+    assert (fresh(attempt).outcome, fresh(alive).outcome) == ("lost", "running")
 
 
 def test_it_ends_a_prompt_that_keeps_killing_its_workers(alice, node):
     prompt = submit(alice)
-    for number in range(1, retry.MAX_LOST + 1):
+    for _ in range(10):
         assert fresh(prompt).state == "queued"
         die(claim(prompt, node))
         Prompt.rescue()
 
-    assert number == 10
     assert fresh(prompt).state == "failed"
     assert "died 10 times" in fresh(prompt).detail
 

@@ -1,7 +1,7 @@
 """The worker process: django-q2's cluster, watched over."""
 
+import os
 import signal
-import sys
 import time
 
 from django.core.management.base import BaseCommand
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         stopping.stop()
         wakeup.notify()
         if is_stuck:
-            sys.exit(EXIT_STUCK)  # the pool dies with this process; the supervisor starts another one
+            os._exit(EXIT_STUCK)  # without waiting for the pool, which dies with this process; `up` starts another
         cluster.stop()
 
     def told(self, number, frame):

@@ -89,5 +89,5 @@ def json_body(request: HttpRequest) -> object:
         raise ApiError(413, f"The request is larger than {megabytes} MB.", "", "max_size") from error
     except UnreadablePostError as error:
         raise ApiError(400, "The request broke off.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not valid JSON: {error}") from error

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 
@@ -19,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return up(arguments[1:])
     if command == "simulate":
-        from fleet.simulator.cli import main as simulate
-
-        return simulate(arguments[1:])
+        return import_module("fleet.simulator.cli").main(arguments[1:])
     return _django(["daemonpulse", command.replace("-", "_") if command[0] != "-" else command, *arguments[1:]])
 
 
@@ -75,15 +74,16 @@ def _django(arguments: list[str]) -> int:
 def _check_key() -> None:
     """Refuse to work on a database whose key this is not."""
     import django
-    from django.db import OperationalError
+    from django.db import OperationalError, ProgrammingError
 
     django.setup()
     from daemonpulse.models import KeyCheck
 
     try:
         KeyCheck.verify()
-    except OperationalError as error:
-        if "no such table" not in str(error):
+    except (OperationalError, ProgrammingError) as error:
+        # SQLite's and PostgreSQL's way to say that there is no such table.
+        if "no such table" not in str(error) and not isinstance(error, ProgrammingError):
             raise
         print("daemonpulse: the database is new; `daemonpulse up` prepares it.", file=sys.stderr)
         raise SystemExit(2) from error

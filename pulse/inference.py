@@ -38,6 +38,7 @@ class Inference:
         self.tags = tags
         self.separator: ThinkSeparator | None = None
         self.measured = Measured()
+        self.held = 0
 
     def close(self) -> None:
         self.stream.close()
@@ -72,9 +73,13 @@ class Inference:
                 pass  # prompts offer no tools yet, so a call has nobody to answer it
 
     def _count(self, step: Step) -> None:
-        kind = step.pieces[-1][0] if step.pieces else self.measured.last_kind
-        step.tokens[kind] += 1
-        self.measured.count(kind)
+        """A delta that is held back, because it may become a tag, counts with the next one."""
+        self.held += 1
+        if step.pieces:
+            kind = step.pieces[-1][0]
+            step.tokens[kind] += self.held
+            self.measured.count(kind, self.held)
+            self.held = 0
 
     def _separator(self, starts_inside: bool | None) -> ThinkSeparator:
         if self.separator is None:
@@ -108,13 +113,11 @@ class Measured:
         self.started_at = self.last_at = time.monotonic()
         self.first_at: float | None = None
         self.answer_at: float | None = None
-        self.last_kind = Kind.MESSAGE
         self.tokens: Counter = Counter()
 
-    def count(self, kind: Kind) -> None:
+    def count(self, kind: Kind, tokens: int) -> None:
         self.last_at = time.monotonic()
-        self.last_kind = kind
-        self.tokens[kind] += 1
+        self.tokens[kind] += tokens
         if self.first_at is None:
             self.first_at = self.last_at
         if kind == Kind.MESSAGE and self.answer_at is None:

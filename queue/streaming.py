@@ -24,6 +24,8 @@ def last_seen(header: str) -> Position | None:
     if not header:
         return None
     attempt, reasoning, answer = (int(part) for part in header.split("."))
+    if min(attempt, reasoning, answer) < 0:
+        raise ValueError("a position is not negative")
     return Position(attempt, reasoning, answer)
 
 
@@ -71,8 +73,11 @@ def forwarded(message: dict, position: Position) -> list[bytes] | None:
     database must be asked."""
     match message["kind"]:
         case "prompt.output" if message["pieces"] and position.knows_or_continues(message["pieces"]):
-            new = [piece for piece in message["pieces"] if position.accepts(piece)]
-            return [sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position) for piece in new]
+            return [
+                sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position)
+                for piece in message["pieces"]
+                if position.accepts(piece)  # moves on, so that each id counts its own piece and no later one
+            ]
         case "prompt.progress":
             return [sse("progress", message["data"], position)]
         case "prompt.claimed" if message["data"]["attempt"] > position.attempt and position.is_empty:
@@ -92,7 +97,9 @@ def caught_up(prompt_id, position: Position) -> tuple[list[bytes], Position, boo
     at = position
     events: list[bytes] = []
     has_more = any(at.lengths[kind] > len(texts[kind]) for kind in texts)
-    if attempt is not None and (at.attempt != attempt.number or has_more):
+    # An answer without reasoning, and now there is some: the answer's beginning may have become reasoning.
+    may_be_sorted_anew = at.lengths[Kind.MESSAGE] and not at.lengths[Kind.REASONING] and texts[Kind.REASONING]
+    if attempt is not None and (at.attempt != attempt.number or has_more or may_be_sorted_anew):
         at = Position(attempt.number)
         if not position.is_empty:  # what the client holds is of an earlier attempt, or was sorted anew
             events.append(sse("restart", {}, at))

@@ -1,6 +1,6 @@
 """One encrypted row with a known content: does the key fit this database?"""
 
-from django.db import models, transaction
+from django.db import DatabaseError, models, transaction
 from django_cryptography.fields import encrypt
 
 from daemonpulse.keys import KeyProblem
@@ -22,6 +22,8 @@ class KeyCheck(models.Model):
             try:
                 row = cls.objects.first()
                 fits = row is None or row.content == KNOWN
+            except DatabaseError:
+                raise
             except Exception as error:  # the field's library raises several kinds for a wrong key
                 raise KeyProblem(WRONG_KEY) from error
             if not fits:

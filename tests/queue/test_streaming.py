@@ -223,7 +223,7 @@ def test_it_leaves_no_gap_and_no_double_whatever_happens(alice, node, steps):
                 cursor = event.id
                 events = forwarded(message_of(event), position)
                 if events is None:
-                    events, position, has_ended = caught_up(prompt.pk, position)
+                    events, position, _ = caught_up(prompt.pk, position)
                 client.take(events)
 
     stored = fresh(attempt)

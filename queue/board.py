@@ -117,7 +117,8 @@ def _count(statuses: dict[int, LaneStatus], user) -> None:
 
 
 def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
-    progress = dict(Attempt.objects.running().values_list("prompt_id", "progress"))
+    before_first_token = Attempt.objects.running().filter(first_token_at=None)
+    progress = dict(before_first_token.values_list("prompt_id", "progress"))
     running = Prompt.objects.filter(state=State.SENDING).without_texts().select_related("node").order_by("started_at")
     for prompt in running:
         row = Row(prompt, prompt.owner_id == user.pk, progress=progress.get(prompt.pk))

@@ -14,6 +14,7 @@ from forge import inventory
 from pulse.inference import Inference
 
 from .models import Attempt
+from .models.prompt import Ending
 from .output import Output
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,11 @@ class News:
     finished: Finished | None = None
     error: DaemonError | None = None
     looked: inventory.Answer | None = None
+
+    def ending(self) -> Ending:
+        """Of an attempt that finished: what is to be recorded."""
+        told = self.finished
+        return Ending(self.execution.attempt, self.execution.output.rest(), told.stats, told.response_id)
 
 
 class Execution:

@@ -92,8 +92,7 @@ class LaneRunner:
         told = [item for item in news if item is not LOOK]
         if told or self._has_text_due() or (was_called and self.open_lanes):
             with transaction.atomic():
-                for item in told:
-                    self.should_plan |= self._take_in_safely(item)
+                self.should_plan |= self._take_in_all(told)
                 self._flush()
                 if was_called or told:
                     self._continue_lanes()
@@ -129,6 +128,24 @@ class LaneRunner:
         except queue.Empty:
             return news
 
+    def _take_in_all(self, told: list[News]) -> bool:
+        """Answers that are complete are recorded together, everything else one by one, in order."""
+        finished = [news for news in told if news.finished]
+        should_plan = False
+        for news in told:
+            if not news.finished:
+                should_plan |= self._take_in_safely(news)
+        if not finished:
+            return should_plan
+        try:
+            with transaction.atomic():
+                Prompt.finish_all([news.ending() for news in finished])
+        except Exception:
+            log.exception("news.lost count=%s", len(finished))
+        for news in finished:
+            self.executions.pop(news.execution.attempt.pk, None)
+        return True
+
     def _take_in_safely(self, news: News) -> bool:
         """One stream's trouble is not the others': its attempt is left to its lease."""
         try:
@@ -157,12 +174,10 @@ class LaneRunner:
         return news.looked is not None
 
     def _end(self, news: News) -> None:
-        """How an attempt ended. A prompt that was cancelled or rescued meanwhile stays as it is."""
+        """How an attempt without an answer ended. A prompt that was cancelled or rescued meanwhile stays as it is."""
         execution = self.executions.pop(news.execution.attempt.pk)
         attempt, prompt, rest = execution.attempt, execution.attempt.prompt, execution.output.rest()
-        if news.finished:
-            prompt.finish(attempt, rest, news.finished.stats, news.finished.response_id)
-        elif news.error is None:
+        if news.error is None:
             prompt.release(attempt, Outcome.RELEASED, rest=rest)
         elif news.looked and news.looked.error and news.error.reason.may_mean_node_down:
             prompt.release(attempt, Outcome.RELEASED, news.error.reason, rest=rest)
@@ -175,9 +190,7 @@ class LaneRunner:
             return
         running = Counter((run.attempt.prompt.lane_id, run.node.pk) for run in self.executions.values())
         for lane_and_node, (slots, node) in self.open_lanes.items():
-            for _ in range(slots - running[lane_and_node]):
-                if len(self.executions) >= MAX_STREAMS or not self._claim(lane_and_node[0], node):
-                    break
+            self._claim(lane_and_node[0], node, slots - running[lane_and_node])
 
     def _plan(self) -> None:
         """Look at all lanes and nodes, and start what may start."""
@@ -189,24 +202,24 @@ class LaneRunner:
         nodes = Node.objects.in_bulk({node_id for _, node_id in decided.open}) if decided.open else {}
         if decided.open or decided.why or self.planned_at - self.opened_at > STAY_OPEN_SECONDS:
             self.opened_at = self.planned_at
-            self.open_lanes = {pair: (slots, nodes[pair[1]]) for pair, slots in decided.open.items() if pair[1] in nodes}
+            self.open_lanes = {
+                pair: (slots, nodes[pair[1]]) for pair, slots in decided.open.items() if pair[1] in nodes
+            }
         if not decided.starts:
             return
         nodes |= Node.objects.in_bulk({start.node_id for start in decided.starts} - set(nodes))
         with transaction.atomic():
             for start in decided.starts:
-                for _ in range(min(start.count, MAX_STREAMS - len(self.executions))):
-                    if not self._claim(start.lane_id, nodes[start.node_id], start.loads):
-                        break
+                self._claim(start.lane_id, nodes[start.node_id], start.count, start.loads)
 
-    def _claim(self, lane_id: int, node: Node, loads: bool = False) -> bool:
-        attempt = Prompt.claim_next(lane_id, node.pk, self.name)
-        if attempt is None:
-            return False
-        execution = Execution(attempt, node, chat_request(attempt.prompt), self.inbox.put, loads)
-        self.executions[attempt.pk] = execution
-        self.claimed.append(execution)
-        return True
+    def _claim(self, lane_id: int, node: Node, count: int, loads: bool = False) -> None:
+        count = min(count, MAX_STREAMS - len(self.executions))
+        if count <= 0:
+            return
+        for attempt in Prompt.claim(lane_id, node.pk, self.name, count):
+            execution = Execution(attempt, node, chat_request(attempt.prompt), self.inbox.put, loads)
+            self.executions[attempt.pk] = execution
+            self.claimed.append(execution)
 
     def _begin_claimed(self) -> None:
         claimed, self.claimed = self.claimed, []

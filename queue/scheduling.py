@@ -93,7 +93,7 @@ def plan(lanes: list[LaneView], nodes: list[NodeView], now: float, max_wait: flo
     3. On other nodes one unloaded lane may hold the next turn (see `_turn`). It starts when nothing else runs
        there, with one prompt, whose request loads the model.
     4. A lane whose model is loaded starts up to its slots, unless a starving lane holds the turn: then the node
-       drains.
+       drains. Nor while another model is being loaded: that may have evicted this one, and we see it only later.
     5. Everybody else waits, and the plan says for what.
     """
     decided = Plan()
@@ -162,11 +162,18 @@ def _decide(lane: LaneView, node: NodeView, turn: LaneView | None, is_starving: 
         return (0, (Why.WAITS_FOR_SWAP, others[0])) if others else (1, None)
     if is_starving and turn is not None:  # 4
         return 0, (Why.TURN_OF_ANOTHER, turn.model)
-    if model.is_loaded:
+    if model.is_loaded and not (loading := _loading(node, others)):
         return free, (Why.SLOTS_FULL, "")
+    if model.is_loaded:
+        return 0, (Why.WAITS_FOR_SWAP, loading[0])
     if running:  # 5
         return 0, (Why.LOADING, "")
     return 0, (Why.WAITS_FOR_SWAP, others[0] if others else _loaded_elsewhere(node, lane))
+
+
+def _loading(node: NodeView, running: list[str]) -> list[str]:
+    """Those of these models at work that are not loaded yet."""
+    return [key for key in running if key not in node.models or node.models[key].is_loaded is False]
 
 
 def _loaded_elsewhere(node: NodeView, lane: LaneView) -> str:

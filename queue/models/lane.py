@@ -54,9 +54,11 @@ class Lane(models.Model):
                 record("lane.paused" if is_paused else "lane.resumed", self.pk)
         self.is_paused = is_paused
 
-    def measure(self, took: timedelta) -> None:
-        """Take one finished prompt's duration into the mean."""
-        seconds = took.total_seconds()
-        mean = seconds if self.mean_seconds is None else self.mean_seconds + SMOOTHING * (seconds - self.mean_seconds)
+    def measure(self, durations: list[timedelta]) -> None:
+        """Take the durations of prompts that finished into the mean."""
+        mean = self.mean_seconds
+        for took in durations:
+            seconds = took.total_seconds()
+            mean = seconds if mean is None else mean + SMOOTHING * (seconds - mean)
         Lane.objects.filter(pk=self.pk).update(mean_seconds=mean)
         self.mean_seconds = mean

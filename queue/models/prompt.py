@@ -1,8 +1,10 @@
 """A prompt: what somebody wants answered by a model, from submission to its end."""
 
 import uuid
+from collections import defaultdict
 from datetime import timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import models, transaction
@@ -10,7 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
-from daemonpulse.models.event import record
+from daemonpulse.models.event import Event, record, record_many
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node
 
@@ -22,6 +24,15 @@ from .runner import Runner
 
 SERVED_RESOLUTION = timedelta(seconds=1)
 PRIORITIES = ((-10, "Low"), (0, "Normal"), (10, "High"))
+
+
+class Ending(NamedTuple):
+    """An answer that is complete. `rest` are the pieces of (kind, text) that are not stored yet."""
+
+    attempt: Attempt
+    rest: list
+    stats: dict
+    response_id: str
 
 
 class PromptQuerySet(models.QuerySet):
@@ -221,59 +232,101 @@ class Prompt(models.Model):
 
     # The state machine
 
-    def move(self, to: State, **fields) -> bool:
-        """The only door through which a state changes.
+    @classmethod
+    def move_all(cls, prompts: list["Prompt"], to: State, new_attempt: bool = False, **fields) -> list["Prompt"]:
+        """The only door through which a state changes; returns the prompts that went through.
 
-        Matches the state *and* the attempt this object knows: False means that somebody else won (and
-        nothing was written). Writes the event in the same transaction. Raises ValueError for a move that
-        the table does not allow.
+        Matches for each the state *and* the attempt number that its object knows: who is missing from the
+        answer was moved by somebody else, and nothing of it was written. Writes the events in the same
+        transaction. Raises ValueError for a move that the table does not allow. `new_attempt` counts the
+        attempt number up.
         """
-        if to not in MOVES[State(self.state)]:
-            raise ValueError(f"a prompt cannot go from {self.state} to {to}")
-        current = Prompt.objects.filter(pk=self.pk, state=self.state, attempt_number=self.attempt_number)
-        # An encrypted value is prepared by the field when it is assigned, so texts pass through as they are.
+        for prompt in prompts:
+            if to not in MOVES[State(prompt.state)]:
+                raise ValueError(f"a prompt cannot go from {prompt.state} to {to}")
+        groups: dict[tuple[str, int], list[Prompt]] = defaultdict(list)
+        for prompt in prompts:
+            groups[prompt.state, prompt.attempt_number].append(prompt)
+        moved: list[Prompt] = []
         with transaction.atomic(savepoint=False):
-            if not current.update(state=to, **fields):
-                return False
-            number = fields.get("attempt_number", self.attempt_number)
-            record(EVENT_KINDS[to], self.pk, owner_id=self.owner_id, state=to, attempt=number, lane=self.lane_id)
-        self.state = to
-        for name, value in fields.items():
-            setattr(self, name, value)
-        return True
+            for (state, number), group in groups.items():
+                current = cls.objects.filter(state=state, attempt_number=number)
+                if len(group) > 1:  # which of them still match must be known before the update
+                    unchanged = current.filter(pk__in=[prompt.pk for prompt in group]).select_for_update()
+                    matching = set(unchanged.order_by().values_list("pk", flat=True))
+                    group = [prompt for prompt in group if prompt.pk in matching]
+                values = fields | ({"attempt_number": number + 1} if new_attempt else {})
+                pks = [prompt.pk for prompt in group]
+                if pks and current.filter(pk__in=pks).update(state=to, **values) == len(pks):
+                    moved += group
+            record_many([prompt._event_of(to, prompt.attempt_number + new_attempt) for prompt in moved])
+        for prompt in moved:
+            prompt.state = to
+            prompt.attempt_number += new_attempt
+            for name, value in fields.items():
+                setattr(prompt, name, value)
+        return moved
+
+    def move(self, to: State, **fields) -> bool:
+        """move_all() for one; False when somebody else won."""
+        return bool(Prompt.move_all([self], to, **fields))
+
+    def _event_of(self, state: State, attempt: int) -> Event:
+        data = {"state": state, "attempt": attempt, "lane": self.lane_id}
+        return Event(kind=EVENT_KINDS[state], subject=str(self.pk), owner_id=self.owner_id, data=data)
 
     @classmethod
-    def claim_next(cls, lane_id: int, node_id: int, runner: str) -> Attempt | None:
-        """Claim the first due prompt of a lane for a node: queued → sending, attempt + 1, with a lease.
+    def claim(cls, lane_id: int, node_id: int, runner: str, count: int = 1) -> list[Attempt]:
+        """Claim the first due prompts of a lane for a node: queued → sending, attempt + 1, with a lease.
 
-        None when nothing is due, or everything due is pinned to other nodes.
+        Fewer than `count` when fewer are due, others are pinned to other nodes, or the lane is paused.
         """
         now = timezone.now()
         with transaction.atomic(savepoint=False):
-            due = cls.objects.due(now).filter(Q(node_pin=None) | Q(node_pin=node_id), lane=lane_id).in_lane_order()
+            mine = Q(node_pin=None) | Q(node_pin=node_id)
+            # Paused is asked again here: the plan that let the lane go on may be older than the pause.
+            due = cls.objects.due(now).filter(mine, lane=lane_id, lane__is_paused=False).in_lane_order()
             if transaction.get_connection().features.has_select_for_update_skip_locked:
                 due = due.select_for_update(skip_locked=True, of=("self",))
-            prompt = due.select_related("lane").first()
-            if prompt is None:
-                return None
-            number = prompt.attempt_number + 1
             cleared = {"reason": "", "detail": "", "finished_at": None}
-            if not prompt.move(State.SENDING, attempt_number=number, node_id=node_id, started_at=now, **cleared):
-                return None
-            if prompt.lane.served_at is None or now - prompt.lane.served_at > SERVED_RESOLUTION:
-                Lane.objects.filter(pk=lane_id).update(served_at=now)
-            return Attempt.objects.create(
-                prompt=prompt, number=number, node_id=node_id, runner=runner, started_at=now, leased_until=now + LEASE
+            prompts = list(due.select_related("lane")[:count])
+            moved = (
+                cls.move_all(prompts, State.SENDING, new_attempt=True, node_id=node_id, started_at=now, **cleared)
+                if prompts
+                else []
             )
+            if moved and (moved[0].lane.served_at is None or now - moved[0].lane.served_at > SERVED_RESOLUTION):
+                Lane.objects.filter(pk=lane_id).update(served_at=now)
+            return Attempt.objects.bulk_create(
+                Attempt(prompt=prompt, number=prompt.attempt_number, node_id=node_id, runner=runner, started_at=now,
+                        leased_until=now + LEASE)
+                for prompt in moved
+            )  # fmt: skip
+
+    @classmethod
+    def claim_next(cls, lane_id: int, node_id: int, runner: str) -> Attempt | None:
+        """claim() for one; None when there is none."""
+        return next(iter(cls.claim(lane_id, node_id, runner)), None)
+
+    @classmethod
+    def finish_all(cls, endings: list[Ending]) -> int:
+        """These answers are complete; returns how many of the prompts had not been ended meanwhile."""
+        by_prompt = {ending.attempt.prompt: ending for ending in endings}
+        durations: dict[Lane, list[timedelta]] = defaultdict(list)
+        with transaction.atomic(savepoint=False):
+            moved = cls.move_all(list(by_prompt), State.DONE, finished_at=timezone.now())
+            for prompt in moved:
+                attempt, rest, stats, response_id = by_prompt[prompt]
+                attempt.fold(Outcome.DONE, rest, stats=stats, response_id=response_id)
+                durations[prompt.lane].append(attempt.duration)
+            for lane, took in durations.items():
+                lane.measure(took)
+        return len(moved)
 
     def finish(self, attempt: Attempt, rest=(), stats: dict | None = None, response_id: str = "") -> bool:
-        """The answer is complete. `rest` are the pieces that are not stored yet. False when it was ended meanwhile."""
-        with transaction.atomic(savepoint=False):
-            if not self.move(State.DONE, finished_at=timezone.now()):
-                return False
-            attempt.fold(Outcome.DONE, rest, stats=stats or {}, response_id=response_id)
-            self.lane.measure(attempt.duration)
-        return True
+        """finish_all() for one. `rest` are the pieces that are not stored yet."""
+        attempt.prompt = self
+        return bool(Prompt.finish_all([Ending(attempt, list(rest), stats or {}, response_id)]))
 
     def fail(self, attempt: Attempt, error: DaemonError, rest=()) -> bool:
         """The daemon could not: try again later, or give up, as the retry policy says."""

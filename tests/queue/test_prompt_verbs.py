@@ -149,6 +149,15 @@ def test_it_claims_a_pinned_prompt_for_its_node_only(alice, node):
     assert claim(pinned, other).prompt == pinned
 
 
+def test_it_claims_nothing_of_a_paused_lane(alice, node):
+    prompt = submit(alice)
+    prompt.lane.pause()
+    assert claim(prompt, node) is None
+
+    prompt.lane.resume()
+    assert claim(prompt, node).prompt == prompt
+
+
 def test_it_claims_from_one_lane_only(alice, node):
     submit(alice, model="heron")
 
@@ -540,7 +549,7 @@ def test_it_estimates_the_wait_by_the_measured_speed(alice):
     prompt = submit(alice)
     assert prompt.expected_wait(5, 4) is None
 
-    prompt.lane.measure(timedelta(seconds=8))
+    prompt.lane.measure([timedelta(seconds=8)])
 
     assert prompt.expected_wait(1, 4) == timedelta(seconds=4)
     assert prompt.expected_wait(5, 4) == timedelta(seconds=12)

@@ -20,9 +20,11 @@ def search(prompts, words: str) -> Found:
     """The prompts whose text or answer contains all the words, whatever their case."""
     wanted = words.casefold().split()
     found, searched = [], 0
-    for prompt in prompts.prefetch_related("attempts")[:MAX_SEARCHED].iterator(chunk_size=200):
+    for prompt in prompts.prefetch_related("attempts")[: MAX_SEARCHED + 1].iterator(chunk_size=200):
+        if searched == MAX_SEARCHED:
+            return Found(found, searched, is_all=False)
         searched += 1
         text = "\n".join([prompt.text, *(attempt.answer for attempt in prompt.attempts.all())]).casefold()
         if all(word in text for word in wanted):
             found.append(prompt)
-    return Found(found, searched, searched < MAX_SEARCHED)
+    return Found(found, searched, is_all=True)

@@ -166,13 +166,15 @@ def note_progress(attempt: Attempt, progress: dict) -> None:
             record("prompt.progress", attempt.prompt_id, **progress)
 
 
-def reclassify(attempt: Attempt) -> None:
-    """All that was stored as answer was reasoning: its closing tag came without an opening one."""
+def reclassify(attempt: Attempt, up_to: int | None = None) -> None:
+    """All that was stored as answer, up to the chunk with this `seq`, was reasoning: its closing tag came without
+    an opening one."""
     with transaction.atomic(savepoint=False):
         if not Attempt.objects.running().filter(pk=attempt.pk).exists():
             return
         length = 0
-        for chunk in attempt.chunks.order_by("seq"):
+        was_message = attempt.chunks.all() if up_to is None else attempt.chunks.filter(seq__lte=up_to)
+        for chunk in was_message.order_by("seq"):
             Chunk.objects.filter(pk=chunk.pk).update(kind=Kind.REASONING, offset=length)
             length += len(chunk.text)
         record("prompt.reclassified", attempt.prompt_id)

@@ -195,7 +195,7 @@ def test_it_finishes_once(alice, node):
 def test_it_measures_the_lane_by_what_finishes(alice, node):
     lane = submit(alice).lane
     for seconds, mean in [(10, 10.0), (20, 12.0), (2, 10.0)]:
-        lane.measure(timedelta(seconds=seconds))
+        lane.measure([timedelta(seconds=seconds)])
         assert fresh(lane).mean_seconds == pytest.approx(mean)
 
     prompt, attempt = running(alice, node, model="heron")

@@ -39,6 +39,16 @@ INSTALLED_APPS = [
     "lucide",
 ]
 
+if PROCESS in {"worker", "watcher"}:  # they show no pages
+    SHOWN_ONLY = {
+        "django.contrib.admin",
+        "django.contrib.messages",
+        "django.contrib.staticfiles",
+        "django_htmx",
+        "lucide",
+    }
+    INSTALLED_APPS = [app for app in INSTALLED_APPS if app not in SHOWN_ONLY]
+
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "daemonpulse.middleware.security_headers",
@@ -163,7 +173,10 @@ MAX_LANE_WAIT_SECONDS = float(os.environ.get("DAEMONPULSE_MAX_LANE_WAIT", "60"))
 
 # Where the event log's tail finds what a viewer is shown for an event (kind → dotted path); the apps above
 # this one are reached by name only.
-LIVE_MESSAGES = {"prompt.output": "daemonpulse.queue.live.output_message"}
+LIVE_MESSAGES = {
+    "prompt.output": "daemonpulse.queue.live.output_message",
+    "prompt.progress": "daemonpulse.queue.live.progress_message",
+}
 
 LOGGING = {
     "version": 1,

@@ -6,6 +6,7 @@ event is made once here, not once for each of them. A viewer that misses somethi
 
 import asyncio
 import logging
+import time
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,7 @@ from daemonpulse.models import Event
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+PAUSE_SECONDS = 0.005  # between two looks: under load several commits are one reason to look
 BATCH = 500
 
 
@@ -70,7 +72,11 @@ class Tail:
             loop.add_reader(listener.fileno(), called.set)
         self.cursor = await sync_to_async(Event.objects.last_id, thread_sensitive=False)()
         self.ready.set()
+        looked_at = 0.0
         while True:
+            if (rest := PAUSE_SECONDS - (time.monotonic() - looked_at)) > 0:
+                await asyncio.sleep(rest)
+            looked_at = time.monotonic()
             called.clear()
             listener.drain()
             try:

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
 from django.db import transaction
 
 from daemonpulse.models.event import record
@@ -13,6 +14,7 @@ from fleet.daemons.kinds import detect
 from fleet.models import Kind, Node
 
 HOST = re.compile(r"[\w.:%-]+")  # a name, with or without a domain, or an IP address
+PATH = re.compile(r"[!-~]*")
 
 
 class NodeForm(forms.ModelForm):
@@ -26,6 +28,7 @@ class NodeForm(forms.ModelForm):
     )
     token = forms.CharField(
         max_length=300, required=False, widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        validators=[RegexValidator(r"^[!-~]+$", "A token has only letters, digits and signs, no spaces or accents.")],
         help_text="Only if the daemon asks for one. It is stored encrypted.",
     )  # fmt: skip
 
@@ -39,6 +42,7 @@ class NodeForm(forms.ModelForm):
         try:
             parts = urlsplit(url)
             is_address = parts.scheme in {"http", "https"} and HOST.fullmatch(parts.hostname or "") and parts.port != 0
+            is_address = is_address and PATH.fullmatch(parts.path)
         except ValueError:  # a port or an IPv6 address that is none
             is_address = False
         if not is_address:

@@ -18,7 +18,7 @@ from pygments.lexers import get_all_lexers, get_lexer_by_name
 from pygments.style import Style
 from pygments.token import STANDARD_TYPES, Comment, Generic, Keyword, Literal, Name, Number, Operator, String
 
-MAX_TEXT_CHARS = 1_000_000
+MAX_TEXT_CHARS = 200_000
 MAX_HIGHLIGHTED_CHARS = 100_000  # of one code block, and of all blocks of one text together
 MAX_HIGHLIGHT_SECONDS = 0.5  # of CPU, for all blocks of one text together; 100,000 characters of Python: 0.3
 MAX_HIGHLIGHTED_LINE_CHARS = 1000

@@ -103,17 +103,20 @@ def _count(statuses: dict[int, LaneStatus], user) -> None:
     own = Count("pk", filter=Q(owner=user))
     open_ = Prompt.objects.open().order_by().values("lane_id", "state").annotate(count=Count("pk"), own=own)
     for row in open_:
-        status = statuses[row["lane_id"]]
+        status = statuses.get(row["lane_id"])
+        if status is None:  # a lane that was made since its rows were read: the next look shows it
+            continue
         if row["state"] == State.QUEUED:
             status.waiting, status.own_waiting = row["count"], row["own"]
         else:
             status.running = row["count"]
     ended = Prompt.objects.filter(finished_at__gte=timezone.now() - RECENT).order_by()
     for row in ended.values("lane_id", "state").annotate(count=Count("pk")):
-        if row["state"] == State.DONE:
-            statuses[row["lane_id"]].done = row["count"]
-        elif row["state"] == State.FAILED:
-            statuses[row["lane_id"]].failed = row["count"]
+        status = statuses.get(row["lane_id"])
+        if status and row["state"] == State.DONE:
+            status.done = row["count"]
+        elif status and row["state"] == State.FAILED:
+            status.failed = row["count"]
 
 
 def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
@@ -122,14 +125,15 @@ def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
     running = Prompt.objects.filter(state=State.SENDING).without_texts().select_related("node").order_by("started_at")
     for prompt in running:
         row = Row(prompt, prompt.owner_id == user.pk, progress=progress.get(prompt.pk))
-        statuses[prompt.lane_id].running_rows.append(row)
+        if status := statuses.get(prompt.lane_id):
+            status.running_rows.append(row)
     rank = Window(RowNumber(), partition_by=F("lane"), order_by=[F("priority").desc(), F("position").asc()])
     first = Prompt.objects.queued().annotate(rank=rank).filter(rank__lte=WAITING_SHOWN).order_by("rank")
     places = dict(first.values_list("pk", "rank"))  # ranks thousands, so it reads the index only
     prompts = Prompt.objects.without_texts().in_bulk(places)
     for pk, place in places.items():
-        if prompt := prompts.get(pk):
-            status = statuses[prompt.lane_id]
+        prompt = prompts.get(pk)
+        if prompt and (status := statuses.get(prompt.lane_id)):
             prompt.lane = status.lane
             wait = prompt.expected_wait(place, status.slots) if not status.why or status.running else None
             status.waiting_rows.append(Row(prompt, prompt.owner_id == user.pk, place, wait))

@@ -4,7 +4,7 @@ from django.conf import settings
 from django.core.checks import Error, register
 
 
-@register
+@register("queue")
 def task_times_fit(app_configs, **kwargs):
     """A runner may claim for RUNNER_LIMIT and finish what it holds for GENERATION_LIMIT: timeout < retry after that."""
     longest = settings.RUNNER_LIMIT_SECONDS + settings.GENERATION_LIMIT_SECONDS

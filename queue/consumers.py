@@ -1,6 +1,8 @@
 """Live pages of the queue: authorise, subscribe, forward."""
 
 import asyncio
+from collections import OrderedDict
+from typing import NamedTuple
 
 from django.template.loader import render_to_string
 
@@ -12,6 +14,7 @@ from .models import Prompt
 from .pages import model_choices, prompt_context
 
 LATER_SECONDS = 0.7
+MAX_RENDERINGS = 100
 MOVES_PLACES = {"prompt.claimed", "prompt.cancelled", "prompt.reordered", "prompt.edited", "prompt.queued"}
 
 
@@ -20,6 +23,8 @@ class PromptConsumer(LiveConsumer):
 
     `?seen=` says what the page shows already, so that a page that is up to date is left alone.
     """
+
+    renderings: OrderedDict[tuple, asyncio.Future] = OrderedDict()  # of this process, newest last
 
     async def authorise(self) -> list[str] | None:
         self.prompt_id = self.scope["url_route"]["kwargs"]["pk"]
@@ -36,24 +41,26 @@ class PromptConsumer(LiveConsumer):
             self.later.cancel()
 
     async def begin(self) -> None:
-        html, seen = await in_thread(self._render)()
-        if self.query.get("seen") != seen:
-            await self.send(html)
+        if (shown := await self._shown(None)).seen != self.query.get("seen"):
+            await self.send(shown.html)
 
     async def on_event(self, message: dict) -> None:
         if message["subject"] != str(self.prompt_id):
             self._others_moved(message)
             return
-        if message["kind"] != "prompt.output":
-            await self._resend()
-            return
-        for piece in message["pieces"]:
-            accepted = self.position.accepts(piece)
-            is_first_of_kind = piece["offset"] == 0  # its element is not on the page yet
-            if accepted is None or (accepted and is_first_of_kind):
-                await self._resend()
-            elif accepted:
-                await self.send(piece["html"])
+        if message["kind"] == "prompt.progress" and self.position.is_before_text_of(message["data"]["attempt"]):
+            await self.send(message["html"])
+        elif message["kind"] == "prompt.output" and self.position.knows_or_continues(message["pieces"]):
+            await self._forward(message)
+        else:
+            await self._resend(message["id"])
+
+    async def _forward(self, message: dict) -> None:
+        new = [piece for piece in message["pieces"] if self.position.accepts(piece)]
+        if any(piece["offset"] == 0 for piece in new):  # its element is not on the page yet
+            await self._resend(message["id"])
+        elif new:
+            await self.send("".join(piece["html"] for piece in new))
 
     def _others_moved(self, message: dict) -> None:
         """While it waits, what happens around it changes its place and what it waits for; soon is good enough."""
@@ -64,17 +71,37 @@ class PromptConsumer(LiveConsumer):
 
     async def _resend_later(self) -> None:
         await asyncio.sleep(LATER_SECONDS)
-        await self._resend()
+        await self._resend(None)
 
-    async def _resend(self) -> None:
-        html, _ = await in_thread(self._render)()
-        await self.send(html)
+    async def _resend(self, event_id: int | None) -> None:
+        await self.send((await self._shown(event_id)).html)
 
-    def _render(self) -> tuple[str, str]:
-        prompt = Prompt.objects.of(self.user).select_related("lane", "node", "node_pin").get(pk=self.prompt_id)
-        context = prompt_context(prompt)
-        self.prompt, self.position = prompt, context["position"]
-        return render_to_string("queue/_prompt.html", context), context["seen"]
+    async def _shown(self, event_id: int | None) -> "Shown":
+        """The prompt as it is now; rendered once for all of its viewers who hear of the same event."""
+        key = (self.prompt_id, event_id)
+        rendering = self.renderings.get(key) if event_id else None
+        if rendering is None:
+            rendering = asyncio.ensure_future(in_thread(rendered)(self.user, self.prompt_id))
+            if event_id:
+                self.renderings[key] = rendering
+                while len(self.renderings) > MAX_RENDERINGS:
+                    self.renderings.popitem(last=False)
+        shown = await asyncio.shield(rendering)
+        self.prompt, self.position = shown.prompt, shown.position.copy()
+        return shown
+
+
+class Shown(NamedTuple):
+    html: str
+    seen: str
+    prompt: Prompt
+    position: Position
+
+
+def rendered(user, prompt_id) -> Shown:
+    prompt = Prompt.objects.of(user).select_related("lane", "node", "node_pin").get(pk=prompt_id)
+    context = prompt_context(prompt)
+    return Shown(render_to_string("queue/_prompt.html", context), context["seen"], prompt, context["position"])
 
 
 class BoardConsumer(RefreshingConsumer):

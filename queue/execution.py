@@ -26,7 +26,7 @@ class News:
 
     execution: "Execution"
     progress: dict | None = None
-    reclassify: bool = False
+    reclassify: int | None = None  # the last chunk that is to be relabelled
     has_output: bool = False
     is_end: bool = False
     finished: Finished | None = None
@@ -93,8 +93,7 @@ class Execution:
             if step.progress and not self.has_first:
                 self._progress(step.progress)
             if step.reclassify:
-                self.output.reclassified()
-                self.tell(News(self, reclassify=True))
+                self.tell(News(self, reclassify=self.output.reclassified()))
             self.output.add(step.pieces, step.tokens)
             if step.finished:
                 self.inference.close()

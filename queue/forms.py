@@ -118,7 +118,11 @@ class PromptForm(forms.Form):
 
 
 class EditForm(PromptForm):
-    """A waiting prompt, changed."""
+    """A waiting prompt, changed; what it follows stays, and with that its model, whatever is sent."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["follows"].disabled = True
 
     @classmethod
     def initial_of(cls, prompt: Prompt) -> dict:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+from django.template.loader import get_template
 from django.utils.html import escape
 
 from daemonpulse.models import Event
@@ -28,13 +29,25 @@ def output_message(events: list[Event]) -> dict[int, dict]:
 
 def _piece(chunk: Chunk, number: int) -> dict:
     target = f"{ELEMENT[Kind(chunk.kind)]}-{chunk.attempt_id}"
+    html = f'<div hx-swap-oob="beforeend:#{target}">{escape(chunk.text)}</div>'
+    if chunk.kind == Kind.REASONING:
+        html += f'<span id="reasoning-tokens-{chunk.attempt_id}">about {chunk.tokens} tokens</span>'
     return {
         "attempt": number,
         "kind": chunk.kind,
         "offset": chunk.offset,
         "text": chunk.text,
         "tokens": chunk.tokens,
-        "html": f'<div hx-swap-oob="beforeend:#{target}">{escape(chunk.text)}</div>',
+        "html": html,
+    }
+
+
+def progress_message(events: list[Event]) -> dict[int, dict]:
+    """event id → {"html": the progress bar} for "prompt.progress" events."""
+    template = get_template("queue/_progress.html")
+    return {
+        event.id: {"html": template.render({"progress": event.data, "id": f"attempt-{event.data['attempt_id']}"})}
+        for event in events
     }
 
 
@@ -60,10 +73,16 @@ class Position:
         self.attempt = attempt
         self.lengths.clear()
 
+    def copy(self) -> "Position":
+        return Position(self.attempt, self.lengths[Kind.REASONING], self.lengths[Kind.MESSAGE])
+
+    def is_before_text_of(self, attempt: int) -> bool:
+        return self.attempt == attempt and self.is_empty
+
     def knows_or_continues(self, pieces: list[dict]) -> bool:
         """Whether these pieces can be taken in order without missing anything in between."""
-        trial = Position(self.attempt, self.lengths[Kind.REASONING], self.lengths[Kind.MESSAGE])
-        return all(trial.accepts(piece) is not None for piece in pieces)
+        trial = self.copy()
+        return bool(pieces) and all(trial.accepts(piece) is not None for piece in pieces)
 
     def accepts(self, piece: dict) -> bool | None:
         """True: the piece is next (and is counted); False: it is known already; None: something is missing."""

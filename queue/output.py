@@ -34,8 +34,11 @@ class Output:
     def take(self) -> list[Chunk]:
         """Chunks of what is new, neighbours of one kind joined."""
         with self.lock:
-            pieces, self.buffer = self.buffer, []
-            tokens, self.tokens = self.tokens, Counter()
+            return self._chunks()
+
+    def _chunks(self) -> list[Chunk]:
+        pieces, self.buffer = self.buffer, []
+        tokens = self.tokens.copy()
         chunks: list[Chunk] = []
         for kind, text in pieces:
             if chunks and chunks[-1].kind == kind:
@@ -46,7 +49,7 @@ class Output:
                 chunks.append(Chunk(attempt=self.attempt, seq=self.seq, kind=kind, offset=offset, text=text))
             self.lengths[kind] += len(text)
         for chunk in chunks:
-            chunk.tokens = tokens.pop(chunk.kind, 0)
+            chunk.tokens = tokens[chunk.kind]
         return chunks
 
     def rest(self) -> list[tuple[Kind, str]]:
@@ -55,12 +58,13 @@ class Output:
             pieces, self.buffer = self.buffer, []
         return pieces
 
-    def reclassified(self) -> None:
-        """Everything so far was reasoning, stored or not."""
+    def reclassified(self) -> int:
+        """Everything so far was reasoning, stored or not; returns the last chunk's number that was made before."""
         with self.lock:
             self.buffer = [(Kind.REASONING, text) for _, text in self.buffer]
             self.tokens = Counter({Kind.REASONING: self.tokens.total()})
             self.lengths = {Kind.REASONING: sum(self.lengths.values()), Kind.MESSAGE: 0}
+            return self.seq
 
 
 def flush(outputs: list[Output]) -> None:

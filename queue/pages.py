@@ -32,8 +32,9 @@ def prompt_context(prompt: Prompt) -> dict:
         "wait": prompt.expected_wait(place, status.slots) if status and place else None,
         "why": status.why if status else "",
         "blocker": status.blocker if status else "",
+        "reasoning_tokens": attempt.reasoning_tokens_so_far() if is_streaming and reasoning else 0,
         "position": position,
-        "seen": f"{prompt.state}.{prompt.attempt_number}.{len(reasoning)}.{len(answer)}",
+        "seen": f"{prompt.state}.{prompt.attempt_number}.{len(reasoning)}.{len(answer)}.{place}.{prompt.reason}",
     }
 
 

@@ -98,7 +98,7 @@ class LaneRunner:
                     self._continue_lanes()
             self._begin_claimed()
         self.should_plan |= was_called
-        if was_called:
+        if was_called or time.monotonic() - self.planned_at > LOOK_SECONDS:
             self._stop_ended()
         since = time.monotonic() - self.planned_at
         if since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions)):
@@ -165,8 +165,8 @@ class LaneRunner:
         if news.is_end:
             self._end(news)
             return True
-        if news.reclassify:
-            reclassify(execution.attempt)
+        if news.reclassify is not None:
+            reclassify(execution.attempt, news.reclassify)
         if news.progress:
             note_progress(execution.attempt, news.progress)
         if news.has_output:
@@ -200,7 +200,8 @@ class LaneRunner:
             return
         decided = make_plan()
         nodes = Node.objects.in_bulk({node_id for _, node_id in decided.open}) if decided.open else {}
-        if decided.open or decided.why or self.planned_at - self.opened_at > STAY_OPEN_SECONDS:
+        is_quiet = not (decided.open or decided.starts or decided.why)
+        if not is_quiet or self.planned_at - self.opened_at > STAY_OPEN_SECONDS:
             self.opened_at = self.planned_at
             self.open_lanes = {
                 pair: (slots, nodes[pair[1]]) for pair, slots in decided.open.items() if pair[1] in nodes

@@ -72,14 +72,15 @@ def forwarded(message: dict, position: Position) -> list[bytes] | None:
     """The events that a message from the log means to a client at `position`, which moves on; None when the
     database must be asked."""
     match message["kind"]:
-        case "prompt.output" if message["pieces"] and position.knows_or_continues(message["pieces"]):
+        case "prompt.output" if position.knows_or_continues(message["pieces"]):
             return [
                 sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position)
                 for piece in message["pieces"]
                 if position.accepts(piece)  # moves on, so that each id counts its own piece and no later one
             ]
         case "prompt.progress":
-            return [sse("progress", message["data"], position)]
+            told = {name: message["data"][name] for name in ("phase", "fraction")}
+            return [sse("progress", told, position)]
         case "prompt.claimed" if message["data"]["attempt"] > position.attempt and position.is_empty:
             position.begin(message["data"]["attempt"])
             told = {"id": message["subject"], "state": State.SENDING, "attempt": position.attempt}

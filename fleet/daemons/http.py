@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
@@ -24,15 +25,8 @@ SILENCE_SECONDS = 180.0  # between two pieces of a stream: a long prompt is proc
 READ_BYTES = 65536
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
-_threads = threading.local()
-
-
-def _session() -> requests.Session:
-    """One per thread: a session is not promised to be safe across threads. Proxies are for the internet."""
-    if not hasattr(_threads, "session"):
-        _threads.session = requests.Session()
-        _threads.session.trust_env = False
-    return _threads.session
+# Calls are seconds apart: a kept connection saves nothing, and may be closed by the daemon just as it is used again.
+ONE_CALL = {"Connection": "close"}
 
 
 def headers(token: str) -> dict[str, str]:
@@ -42,11 +36,15 @@ def headers(token: str) -> dict[str, str]:
 
 def call(method: str, url: str, token: str = "", body: dict | None = None, seconds: float = ANSWER_SECONDS) -> dict:
     """A JSON call and its JSON answer, judged by its body (contract, rule 1). Raises DaemonError."""
+    until = time.monotonic() + seconds
     try:
-        answer = _session().request(
-            method, url, json=body, headers=headers(token), timeout=(min(CONNECT_SECONDS, seconds), seconds),
-            allow_redirects=False,
-        )  # fmt: skip
+        with requests.Session() as session:
+            session.trust_env = False  # proxies are for the internet
+            with session.request(
+                method, url, json=body, headers=headers(token) | ONE_CALL,
+                timeout=(min(CONNECT_SECONDS, seconds), seconds), allow_redirects=False, stream=True,
+            ) as answer:  # fmt: skip
+                content = _content(answer, until)
     except requests.Timeout as error:
         reason = Reason.UNREACHABLE if isinstance(error, requests.ConnectTimeout) else Reason.TIMEOUT
         raise DaemonError(reason, "no answer in time") from error
@@ -54,7 +52,19 @@ def call(method: str, url: str, token: str = "", body: dict | None = None, secon
         raise DaemonError(_connection_reason(error), "no connection") from error
     except requests.RequestException as error:
         raise DaemonError(Reason.NOT_UNDERSTOOD, type(error).__name__) from error
-    return _judged(answer.status_code, answer.content)
+    return _judged(answer.status_code, content)
+
+
+def _content(answer: requests.Response, until: float) -> bytes:
+    """The whole of a short answer; what answers without end is no daemon."""
+    content = bytearray()
+    for block in answer.iter_content(1024):
+        content += block
+        if len(content) > MAX_ANSWER_BYTES:
+            raise DaemonError(Reason.NOT_UNDERSTOOD, "the answer is too long")
+        if time.monotonic() > until:
+            raise DaemonError(Reason.TIMEOUT, "no whole answer in time")
+    return bytes(content)
 
 
 CUT_WORDS = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead", "InvalidChunkLength", "BrokenPipe")

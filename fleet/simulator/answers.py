@@ -1,7 +1,8 @@
 """What a scripted model says: deterministic Markdown, cut or stretched to an exact number of tokens.
 
-Two marks in a prompt steer the answer: `[[tokens=200]]` makes it exactly 200 tokens, `[[echo]]` makes it
-contain the whole prompt.
+Marks in a prompt steer the answer: `[[tokens=200]]` makes it exactly 200 tokens, `[[echo]]` makes it contain the
+whole prompt, and `[[stamps]]` makes each streamed token of the native chat the time at which it was sent
+(milliseconds), to measure how long it takes to a viewer.
 """
 
 import re
@@ -16,6 +17,7 @@ from fleet.simulator.models import Model
 TOKEN = re.compile(r"[^\S\n]*(?:\w{1,7}|[^\w\s])|\n+|[^\S\n]+")
 EXACT_TOKENS = re.compile(r"\[\[tokens=(\d{1,6})\]\]")
 ECHO = "[[echo]]"
+STAMPS = "[[stamps]]"
 QUOTE_CHARACTERS = 80
 REASONING_TOKENS = {"off": 0, "low": 24, "medium": 64, "on": 64, "high": 160}
 
@@ -102,7 +104,7 @@ def write_script(model: Model, ask: Ask) -> Script:
         message = _message(model, ask)
         if model.script.thinking == "raw":
             message = tokenize(f"<think>\n{''.join(thoughts)}\n</think>\n\n") + message
-        parts.append(Part("message", message))
+        parts.append(Part("message", message, {"is_stamped": STAMPS in ask.prompt}))
     return _limited(parts, ask.max_tokens)
 
 
@@ -113,7 +115,7 @@ def _limited(parts: list[Part], max_tokens: int | None) -> Script:
     for part in parts:
         if left is not None and part.kind in ("reasoning", "message"):
             is_truncated = is_truncated or len(part.pieces) > left
-            part = Part(part.kind, part.pieces[:left])
+            part = Part(part.kind, part.pieces[:left], part.detail)
         if left is not None:
             left = max(0, left - len(part.pieces))
         kept.append(part)

@@ -1,5 +1,6 @@
 """The event stream of the native chat: framing and the bytes that go with each token (contract §3)."""
 
+import time
 from collections.abc import Iterator
 
 from fleet.simulator.answers import Part, Script
@@ -20,6 +21,8 @@ def frames(script: Script) -> Iterator[bytes]:
 def _text_frames(part: Part) -> Iterator[bytes]:
     name = part.kind.encode()
     before = b'event: %s.delta\ndata: {"type":"%s.delta","content":' % (name, name)
+    if part.detail.get("is_stamped"):
+        return (before + b'"%d "}\n\n' % (time.time() * 1000) for _ in part.pieces)
     deltas = [before + encode(piece) + b"}\n\n" for piece in part.pieces]
     deltas[0] = event(f"{part.kind}.start") + deltas[0]
     deltas[-1] += event(f"{part.kind}.end")

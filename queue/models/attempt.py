@@ -82,6 +82,9 @@ class Attempt(models.Model):
             return self.texts()
         return joined(chunks)
 
+    def reasoning_tokens_so_far(self) -> int:
+        return self.chunks.filter(kind=Kind.REASONING).aggregate(most=models.Max("tokens"))["most"] or 0
+
     def fold(self, outcome: Outcome, rest=(), **fields) -> bool:
         """End the attempt and put its chunks, and `rest` (pieces not stored yet), into it as whole texts.
 
@@ -112,7 +115,7 @@ def joined(chunks) -> dict[Kind, str]:
 class Chunk(models.Model):
     """A piece of output as it came. `offset` counts the characters of its kind before it, so that a viewer
     who knows how much it has sees at once whether a piece is next, known or too far ahead. `tokens` counts
-    the deltas in it."""
+    the deltas of its kind up to here."""
 
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="chunks")
     seq = models.PositiveIntegerField()
@@ -163,18 +166,18 @@ def note_progress(attempt: Attempt, progress: dict) -> None:
     """Keep what happens before the first token, unless the attempt has ended."""
     with transaction.atomic(savepoint=False):
         if Attempt.objects.running().filter(pk=attempt.pk).update(progress=progress):
-            record("prompt.progress", attempt.prompt_id, **progress)
+            ids = {"attempt": attempt.number, "attempt_id": attempt.pk}
+            record("prompt.progress", attempt.prompt_id, **progress, **ids)
 
 
-def reclassify(attempt: Attempt, up_to: int | None = None) -> None:
+def reclassify(attempt: Attempt, up_to: int) -> None:
     """All that was stored as answer, up to the chunk with this `seq`, was reasoning: its closing tag came without
-    an opening one."""
+    an opening one. What is behind may be stored already and stays as it is."""
     with transaction.atomic(savepoint=False):
         if not Attempt.objects.running().filter(pk=attempt.pk).exists():
             return
         length = 0
-        was_message = attempt.chunks.all() if up_to is None else attempt.chunks.filter(seq__lte=up_to)
-        for chunk in was_message.order_by("seq"):
+        for chunk in attempt.chunks.filter(seq__lte=up_to).order_by("seq"):
             Chunk.objects.filter(pk=chunk.pk).update(kind=Kind.REASONING, offset=length)
             length += len(chunk.text)
         record("prompt.reclassified", attempt.prompt_id)

@@ -311,12 +311,14 @@ class Prompt(models.Model):
     @classmethod
     def finish_all(cls, endings: list[Ending]) -> int:
         """These answers are complete; returns how many of the prompts had not been ended meanwhile."""
-        by_prompt = {ending.attempt.prompt: ending for ending in endings}
+        # By the object, not the row: a stale attempt of a prompt may end beside the one that runs it now.
+        by_prompt = {id(ending.attempt.prompt): ending for ending in endings}
         durations: dict[Lane, list[timedelta]] = defaultdict(list)
         with transaction.atomic(savepoint=False):
-            moved = cls.move_all(list(by_prompt), State.DONE, finished_at=timezone.now())
+            prompts = [ending.attempt.prompt for ending in endings]
+            moved = cls.move_all(prompts, State.DONE, finished_at=timezone.now())
             for prompt in moved:
-                attempt, rest, stats, response_id = by_prompt[prompt]
+                attempt, rest, stats, response_id = by_prompt[id(prompt)]
                 attempt.fold(Outcome.DONE, rest, stats=stats, response_id=response_id)
                 durations[prompt.lane].append(attempt.duration)
             for lane, took in durations.items():

@@ -61,10 +61,8 @@ def app_of(name):
     return "queue" if name.startswith("daemonpulse.queue") else name.partition(".")[0]
 
 
-@pytest.mark.parametrize("app", FLOORS)
+@pytest.mark.parametrize("app", [app for app in FLOORS if (ROOT / app).is_dir()])
 def test_it_imports_downwards_only(app):
-    if not (ROOT / app).exists():
-        pytest.skip(f"{app} is not there yet")
     upward = [
         f"{path.relative_to(ROOT)} imports {name}"
         for its_app, path in modules()

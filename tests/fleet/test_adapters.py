@@ -57,8 +57,8 @@ def daemon(request, simulator):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(http, "FIRST_BYTE_SECONDS", 0.3)
-    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(http, "FIRST_BYTE_SECONDS", 0.5)
+    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.5)
 
 
 def ask(text="[[tokens=20]]", model=OTTER, **more):

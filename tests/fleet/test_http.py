@@ -10,9 +10,11 @@ import pytest
 
 from fleet.daemons import http, sse
 from fleet.daemons.errors import DaemonError, Reason, from_answer
+from fleet.daemons.lmstudio import NativeStream
 from fleet.daemons.openai import CompletionStream
+from fleet.daemons.types import Finished
 
-JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = STREAM_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -144,13 +146,14 @@ def test_it_reads_a_stream_however_its_end_is_told(script):
         assert time.monotonic() - started < 2
 
 
-def test_it_hands_over_a_slow_drip_as_it_comes(impatient):
+def test_it_hands_over_a_slow_drip_as_it_comes(monkeypatch):
     """The pauses are shorter than the limit on silence, the whole answer is longer."""
-    drops = [step for n in range(6) for step in (0.08, chunk(b"%d" % n))]
+    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.5)
+    drops = [step for n in range(7) for step in (0.1, chunk(b"%d" % n))]
     with CannedServer(CHUNKED, *drops, b"0\r\n\r\n") as server:
         arrived = [(block, time.monotonic()) for block in http.Stream(f"{server.url}/x", "", {}).blocks()]
-    assert [block for block, _ in arrived] == [b"0", b"1", b"2", b"3", b"4", b"5"]
-    assert arrived[-1][1] - arrived[0][1] > 0.3
+    assert [block for block, _ in arrived] == [b"%d" % n for n in range(7)]
+    assert arrived[-1][1] - arrived[0][1] > 0.5
 
 
 @pytest.mark.parametrize("sent", [(), (CHUNKED, chunk(b"data: 1\n\n")), (CHUNKED, b"40\r\ndata: half")])
@@ -166,6 +169,12 @@ def test_it_waits_longer_for_the_first_byte_than_between_two(monkeypatch):
     monkeypatch.setattr(http, "SILENCE_SECONDS", 0.1)
     with CannedServer(0.3, CHUNKED, chunk(b"late"), b"0\r\n\r\n") as server:
         assert read(server.url) == b"late"
+
+
+def test_it_waits_less_between_two_pieces_than_for_the_first(monkeypatch):
+    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.2)
+    with CannedServer(CHUNKED, chunk(b"data: 1\n\n"), 10.0) as server:
+        assert reason_of(read, server.url) is Reason.TIMEOUT
 
 
 def test_it_follows_no_redirect():
@@ -222,6 +231,26 @@ def test_it_does_not_take_an_event_without_end(monkeypatch):
         assert reason_of(list, stream) is Reason.NOT_UNDERSTOOD
 
 
+DELTA = b'data: {"choices": [{"delta": {"content": "Otters"}, "finish_reason": %s}]}\n\n'
+NATIVE = b'data: {"type": "message.delta", "content": "Otters"}\n\n'
+
+
+@pytest.mark.parametrize("head", [STREAM_HEAD + b"\r\n", STREAM_HEAD + b"Content-Length: 4000\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("kind", "data"), [(CompletionStream, DELTA % b"null"), (NativeStream, NATIVE), (CompletionStream, b"")]
+)
+def test_it_does_not_take_a_stream_that_just_ends_for_an_answer(head, kind, data):
+    with CannedServer(head + data) as server:
+        assert reason_of(list, kind(http.Stream(f"{server.url}/x", "", {}))) is Reason.CUT
+
+
+@pytest.mark.parametrize("data", [DELTA % b'"stop"', DELTA % b"null" + b"data: [DONE]\n\n"])
+def test_it_takes_either_end_that_openai_compatible_servers_give(data):
+    with CannedServer(STREAM_HEAD + b"\r\n" + data) as server:
+        (*_, last) = CompletionStream(http.Stream(f"{server.url}/x", "", {}))
+        assert isinstance(last[-1], Finished)
+
+
 @pytest.mark.parametrize("data", [b"{broken", b"null", b"[1]", b'"text"', b"7"])
 def test_it_does_not_take_events_of_another_shape(data):
     with CannedServer(STREAM_HEAD + b"\r\ndata: " + data + b"\n\n") as server:
@@ -247,6 +276,17 @@ def test_it_does_not_take_events_of_another_shape(data):
 def test_it_says_what_is_wrong_with_a_short_answer(script, reason):
     with CannedServer(*script) as server:
         assert reason_of(http.call, "GET", f"{server.url}/models", seconds=0.4) is reason
+
+
+def test_it_does_not_read_an_answer_without_end(monkeypatch):
+    monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 200_000)
+    with CannedServer(JSON_HEAD + b"\r\n", *[b"[" * 65_536] * 100) as server:
+        assert reason_of(http.call, "GET", server.url) is Reason.NOT_UNDERSTOOD
+    trickle = [step for _ in range(100) for step in (0.05, b"[" * 2048)]
+    with CannedServer(JSON_HEAD + b"\r\n", *trickle) as server:
+        started = time.monotonic()
+        assert reason_of(http.call, "GET", server.url, seconds=0.3) is Reason.TIMEOUT
+        assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no-such-host.invalid:1234", "http://[::1]:9"])

@@ -154,6 +154,8 @@ def test_it_writes_an_address_in_one_way(client, alice, written, kept):
         "http://[::1:1234",
         "javascript:alert(1)",
         "http://bo x:1234",
+        "http://box:1234/a b",
+        "http://box:1234/käse",
     ],
 )
 def test_it_refuses_an_address_that_is_none(client, alice, address):
@@ -172,6 +174,14 @@ def test_it_refuses_an_address_or_name_twice(client, alice, new):
     assert answer.status_code == 422
     assert errors_of(answer, "name") == ["unique"]
     assert Node.objects.count() == 1
+
+
+@pytest.mark.parametrize("token", ["sk abc", "sk\tabc", "ключ", "sk-ä"])
+def test_it_refuses_a_token_that_no_header_can_carry(client, alice, token):
+    client.force_login(alice)
+    answer = add(client, token=token)
+    assert answer.status_code == 422
+    assert list(answer.context["form"].errors) == ["token"]
 
 
 def test_it_says_that_nothing_answers_and_adds_it_when_a_kind_is_chosen(client, alice):

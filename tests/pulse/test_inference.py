@@ -125,9 +125,9 @@ def test_it_reports_progress_and_nothing_for_what_says_nothing():
 def test_it_measures_what_the_daemon_does_not_tell():
     steps = steps_of(0.1, [Reasoning("a")], 0.1, [Reasoning("b")], raw("c"), 0.1, raw("d"), [Finished()])
     stats = steps[-1].finished.stats
-    assert 0.09 < stats["first_token_seconds"] < 0.3
-    assert 0.09 < stats["reasoning_seconds"] < 0.3
-    assert 3 / 0.6 < stats["tokens_per_second"] < 3 / 0.19
+    assert 0.09 < stats["first_token_seconds"] < 1
+    assert 0.09 < stats["reasoning_seconds"] < 1
+    assert 3 / 2 < stats["tokens_per_second"] < 3 / 0.19
     assert "output_tokens" not in stats
 
 

@@ -22,9 +22,8 @@ def all_rows() -> dict[str, str]:
         contents = {}
         for table in tables:
             cursor.execute(f'SELECT * FROM "{table}"')
-            contents[table] = "\n".join(
-                repr(bytes(v) if isinstance(v, memoryview) else v) for row in cursor for v in row
-            )
+            rows = cursor.fetchall()
+            contents[table] = "\n".join(repr(bytes(v) if isinstance(v, memoryview) else v) for row in rows for v in row)
     return contents
 
 

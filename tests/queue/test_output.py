@@ -22,6 +22,15 @@ def chunks_of(output: Output) -> list[tuple]:
     return [(chunk.seq, chunk.kind, chunk.offset, chunk.text, chunk.tokens) for chunk in output.take()]
 
 
+def test_it_counts_the_tokens_of_each_kind_up_to_each_chunk():
+    output = Output(None)
+    output.add([(R, "Hm"), (M, "Blue")], Counter({R: 2, M: 1}))
+    output.take()
+    output.add([(M, " light")], Counter({M: 3}))
+
+    assert chunks_of(output) == [(3, M, 4, " light", 4)]
+
+
 def test_it_joins_neighbours_of_one_kind():
     output = Output(None)
     output.add([(R, "Hm"), (R, ", sky")], Counter({R: 2}))
@@ -57,7 +66,7 @@ def test_it_sorts_anew_what_is_not_stored_yet():
     output.reclassified()
     output.add([(M, "Blue")], Counter({M: 1}))
 
-    assert chunks_of(output) == [(2, R, 8, "so", 1), (3, M, 0, "Blue", 1)]
+    assert chunks_of(output) == [(2, R, 8, "so", 3), (3, M, 0, "Blue", 1)]
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from([R, M]), st.text(max_size=4)), max_size=4), max_size=6))
@@ -102,12 +111,12 @@ def test_it_notes_when_the_first_token_came(alice, node):
     output = Output(running(alice, node)[1])
     assert fresh(output.attempt).first_token_at is None
 
-    for text in ("Blue", " light"):
-        output.add([(M, text)], Counter())
-        flush([output])
-        first = fresh(output.attempt).first_token_at
-    assert first == Event.objects.filter(kind="prompt.output").first().at or first is not None
-    assert fresh(output.attempt).first_token_at == output.attempt.first_token_at
+    output.add([(M, "Blue")], Counter())
+    flush([output])
+    first = fresh(output.attempt).first_token_at
+    output.add([(M, " light")], Counter())
+    flush([output])
+    assert output.attempt.started_at < first == fresh(output.attempt).first_token_at
 
 
 @pytest.mark.django_db
@@ -139,9 +148,7 @@ def test_it_relabels_what_was_stored_as_answer(alice, node):
     for text in ("I think", " so"):
         output.add([(M, text)], Counter())
         flush([output])
-    output.reclassified()
-
-    reclassify(output.attempt)
+    reclassify(output.attempt, output.reclassified())
 
     assert [(chunk.kind, chunk.offset) for chunk in output.attempt.chunks.order_by("seq")] == [(R, 0), (R, 7)]
     assert Event.objects.last().kind == "prompt.reclassified"
@@ -158,7 +165,7 @@ def test_it_keeps_the_answer_an_answer_when_it_is_stored_before_the_relabelling(
     told = output.reclassified()
     output.add([(M, "Blue")], Counter())
     flush([output])
-    reclassify(attempt) if told is None else reclassify(attempt, told)
+    reclassify(attempt, told)
     prompt.finish(attempt, output.rest())
 
     assert (fresh(attempt).reasoning, fresh(attempt).answer) == ("I think so", "Blue")

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
+from daemonpulse.queue.models.prompt import Ending
 from daemonpulse.queue.models.runner import machine
 from daemonpulse.queue.states import Outcome
 from django.utils import timezone
@@ -178,6 +179,47 @@ def test_it_keeps_the_whole_answer_with_the_attempt_when_it_finishes(alice, node
     assert (stored.stats, stored.response_id) == ({"output_tokens": 9}, "resp_9")
     assert (fresh(prompt).state, fresh(prompt).finished_at is not None) == ("done", True)
     assert not Chunk.objects.exists()
+
+
+def test_it_finishes_many_at_once_and_leaves_out_those_that_were_ended_by_others(alice, node):
+    prompts = [running(alice, node, model=model) for model in ("otter", "otter", "heron")]
+    fresh(prompts[1][0]).cancel()
+    endings = [Ending(attempt, [(Kind.MESSAGE, str(n))], {}, "") for n, (_, attempt) in enumerate(prompts)]
+
+    assert Prompt.finish_all(endings) == 2
+
+    assert [fresh(prompt).state for prompt, _ in prompts] == ["done", "cancelled", "done"]
+    assert [fresh(attempt).answer for _, attempt in prompts] == ["0", "", "2"]
+    assert Event.objects.filter(kind="prompt.finished").count() == 2
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_it_finishes_an_attempt_though_an_earlier_one_of_the_prompt_ends_with_it(alice, node, order):
+    prompt, first = running(alice, node)
+    fresh(prompt).requeue()
+    second = claim(prompt, node)
+    endings = [Ending(first, [(Kind.MESSAGE, "stale")], {}, ""), Ending(second, [(Kind.MESSAGE, "alive")], {}, "")]
+
+    assert Prompt.finish_all([endings[at] for at in order]) == 1
+
+    assert fresh(prompt).state == "done"
+    assert (fresh(first).answer, fresh(second).answer) == ("", "alive")
+
+
+def test_it_claims_as_many_as_asked_in_order_and_gives_each_its_next_number(alice, node):
+    again, attempt = running(alice, node, text="again", priority=10)
+    again.release(attempt, Outcome.RELEASED)
+    for text in "abc":
+        submit(alice, text)
+
+    attempts = Prompt.claim(again.lane_id, node.pk, "runner/1", 3)
+
+    assert {(a.prompt.text, a.number, fresh(a).prompt.attempt_number) for a in attempts} == {
+        ("again", 2, 2), ("a", 1, 1), ("b", 1, 1),
+    }  # fmt: skip
+    assert texts_of_lane(again.lane) == ["c"]
+    assert Prompt.claim(again.lane_id, node.pk, "runner/1", 3)[0].prompt.text == "c"
+    assert Prompt.claim(again.lane_id, node.pk, "runner/1", 3) == []
 
 
 def test_it_finishes_once(alice, node):

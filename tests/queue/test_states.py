@@ -68,9 +68,33 @@ def test_it_has_an_entry_for_every_state():
     assert set(MOVES) == set(EVENT_KINDS) == set(State)
 
 
+def test_it_moves_many_at_once_and_leaves_out_those_that_went_on(alice):
+    prompts = [submit(alice) for _ in range(4)]
+    Prompt.objects.filter(pk=prompts[1].pk).update(attempt_number=1)
+    Prompt.objects.filter(pk=prompts[2].pk).update(state="done")
+    Event.objects.all().delete()
+
+    moved = Prompt.move_all(prompts, State.CANCELLED, reason="busy")
+
+    assert moved == [prompts[0], prompts[3]]
+    assert [fresh(prompt).state for prompt in prompts] == ["cancelled", "queued", "done", "cancelled"]
+    assert [prompt.state for prompt in prompts] == ["cancelled", "queued", "queued", "cancelled"]
+    assert {event.subject for event in Event.objects.all()} == {str(prompt.pk) for prompt in moved}
+    assert Event.objects.count() == 2
+
+
+def test_it_moves_none_of_many_when_one_may_not(alice, node):
+    prompts = [submit(alice), running(alice, node, model="heron")[0]]
+
+    with pytest.raises(ValueError, match="cannot go from queued to done"):
+        Prompt.move_all(prompts, State.DONE)
+
+    assert [fresh(prompt).state for prompt in prompts] == ["queued", "sending"]
+
+
 def test_it_writes_the_state_and_its_event_together_or_not_at_all(alice, monkeypatch):
     prompt = in_state(alice, "queued")
-    monkeypatch.setattr("daemonpulse.queue.models.prompt.record", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("daemonpulse.queue.models.prompt.record_many", lambda events: 1 / 0)
 
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         prompt.move(State.CANCELLED)
@@ -83,7 +107,7 @@ def test_it_writes_the_state_and_its_event_in_one_transaction(alice, monkeypatch
     prompt = in_state(alice, "queued")
     seen = []
     monkeypatch.setattr(
-        "daemonpulse.queue.models.prompt.record", lambda *args, **kwargs: seen.append(connection.in_atomic_block)
+        "daemonpulse.queue.models.prompt.record_many", lambda events: seen.append(connection.in_atomic_block)
     )
 
     prompt.move(State.CANCELLED)

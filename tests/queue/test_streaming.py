@@ -20,6 +20,7 @@ from pulse.thinking import Kind
 from tests.conftest import wait_for
 
 from .prompts import CUT, HOPELESS, cancelled, claim, done, failed, fresh, running, stream, submit
+from .sockets import own_tail
 
 pytestmark = pytest.mark.django_db
 ON_A_DATABASE = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -206,7 +207,7 @@ def test_it_leaves_no_gap_and_no_double_whatever_happens(alice, node, steps):
         if step == "write":
             stream(attempt, *what)
         elif step == "sort anew" and not was_sorted and not any(c.kind == R for c in attempt.chunks.all()):
-            reclassify(attempt)
+            reclassify(attempt, attempt.chunk_count)
             was_sorted = True
         elif step == "new attempt":
             prompt.release(attempt, Outcome.RELEASED)
@@ -237,7 +238,7 @@ def test_it_starts_over_when_the_text_was_sorted_anew(alice, node):
     client = Client().come_back(prompt)
     assert client.texts == {R: "", M: "I think"}
 
-    reclassify(attempt)
+    reclassify(attempt, attempt.chunk_count)
     stream(attempt, (M, "An answer that is longer than the thought."))
     client.come_back(prompt)
 
@@ -294,18 +295,13 @@ def test_it_tells_a_waiting_prompts_place_and_its_next_try(alice, node):
 # The stream itself
 
 
-async def collect(prompt: Prompt, seen: Position | None = None, is_new: bool = False) -> list[bytes]:
-    tail._tail = None  # this loop's own
-    events = []
-    try:
+def collect(prompt: Prompt, seen: Position | None = None, is_new: bool = False) -> list[bytes]:
+    async def read() -> list[bytes]:
         async with asyncio.timeout(10):
-            async for event in prompt_stream(prompt, seen, is_new):
-                events.append(event)
-    finally:
-        if tail._tail and tail._tail.task:
-            tail._tail.task.cancel()
-        tail._tail = None
-    return events
+            return [event async for event in prompt_stream(prompt, seen, is_new)]
+
+    with own_tail():
+        return asyncio.run(read())
 
 
 @pytest.mark.django_db(transaction=True)
@@ -322,7 +318,7 @@ def test_it_streams_a_prompt_from_its_submission_to_its_end(alice, node, closing
 
     worker = threading.Thread(target=closing_connections(work))
     worker.start()
-    client = Client().take(asyncio.run(collect(prompt, is_new=True)))
+    client = Client().take(collect(prompt, is_new=True))
     worker.join()
 
     assert client.texts[M] == "Blue light scatters."
@@ -334,7 +330,7 @@ def test_it_streams_a_prompt_from_its_submission_to_its_end(alice, node, closing
 def test_it_streams_what_ended_already_and_ends(alice, node):
     prompt = done(alice, node, answer="Because.")
 
-    client = Client().take(asyncio.run(collect(prompt)))
+    client = Client().take(collect(prompt))
 
     assert (client.texts[M], client.names[-1]) == ("Because.", "done")
 
@@ -346,7 +342,7 @@ def test_it_keeps_the_connection_alive_while_nothing_happens(alice, node, monkey
     canceller = threading.Timer(0.3, closing_connections(prompt.cancel))
     canceller.start()
 
-    events = asyncio.run(collect(prompt))
+    events = collect(prompt)
     canceller.join()
 
     assert b": waiting\n\n" in events

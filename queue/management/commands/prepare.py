@@ -17,7 +17,7 @@ LOCAL_NAME = "LM Studio here"
 
 class Command(BaseCommand):
     help = "Brings the database up to date; makes the key check, the first account and the first node."
-    requires_system_checks = []
+    requires_system_checks = ["queue"]
 
     def add_arguments(self, parser):
         parser.add_argument("--simulator-port", type=int, required=True)

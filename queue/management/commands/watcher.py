@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # `prepare` and `make check` run them; here they would only import every page
     help = "Probes nodes, rescues prompts of dead workers, tidies up. `up` starts it."
 
     def handle(self, *args, **options):

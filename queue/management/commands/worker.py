@@ -18,6 +18,7 @@ EXIT_STUCK = 70
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # `prepare` and `make check` run them; here they would only import every page
     help = "Runs the worker (django-q2's cluster). `up` starts it; alone it serves a worker host."
 
     def handle(self, *args, **options):

@@ -15,6 +15,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "simulated/otter-8b"
+KIND = "lmstudio"
 
 SEED = """
 from datetime import timedelta
@@ -24,7 +25,7 @@ from daemonpulse.queue.models import Attempt, Lane, Prompt
 from fleet.models import Node
 from forge.inventory import look
 user = User.objects.first() or User.objects.create_superuser("bench")
-node = Node.objects.create(name="bench", base_url={daemon!r})
+node = Node.objects.create(name="bench", base_url={daemon!r}, kind={kind!r})
 look(node)
 lane = Lane.for_model({model!r})
 now = timezone.now()
@@ -74,7 +75,7 @@ class Site:
         self.data_dir = Path(tempfile.mkdtemp(prefix="daemonpulse-bench-"))
         self.environment = os.environ | {"DAEMONPULSE_DATA_DIR": str(self.data_dir), "DAEMONPULSE_LOG_LEVEL": "WARNING"}
         self._manage("prepare", "--simulator-port", "1", "--no-simulator")
-        seed = SEED.format(daemon=daemon.url, model=MODEL, rows=rows)
+        seed = SEED.format(daemon=daemon.url, kind=KIND, model=MODEL, rows=rows)
         self.token = self._manage("shell", "-v0", "-c", seed).strip().splitlines()[-1]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -15,7 +15,7 @@ DEBUG = os.environ.get("DAEMONPULSE_DEBUG") == "1"
 PROCESS = os.environ.get("DAEMONPULSE_PROCESS", "command")
 
 DATABASE_FILE = DATA_DIR / "daemonpulse.sqlite3"
-KEY = keys.read_or_create(DATA_DIR, has_database=DATABASE_FILE.exists() or "DATABASE_URL" in os.environ)
+KEY = keys.read_or_create(DATA_DIR, has_database=DATABASE_FILE.exists())
 SECRET_KEY = keys.derive(KEY, "django")
 CRYPTOGRAPHY_KEY = keys.derive(KEY, "rows")
 

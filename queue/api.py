@@ -37,10 +37,10 @@ def submit(request):
     if not form.is_valid():
         raise ApiError.of_fields(form_errors(form))
     try:
-        prompt, is_new = Prompt.submit(owner=request.user, id=form.cleaned_data["id"], **form.draft())
+        prompt, is_new = Prompt.submit(owner=request.user, id=form.cleaned_data.get("id"), **form.draft())
     except PermissionError as error:
         raise ApiError(409, "This id belongs to another user's prompt. Make a new one.", "id", "taken") from error
-    if form.cleaned_data["stream"]:
+    if form.cleaned_data.get("stream"):
         return _stream(prompt, None, is_new)
     return JsonResponse(described(prompt), status=201 if is_new else 200)
 

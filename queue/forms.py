@@ -66,8 +66,10 @@ class PromptForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.owner = owner
         self.known_models = Model.objects.usable().keys() if known_models is None else known_models
-        self.fields["node"].queryset = Node.objects.enabled()
-        self.fields["follows"].queryset = Prompt.objects.of(owner)
+        if "node" in self.fields:
+            self.fields["node"].queryset = Node.objects.enabled()
+        if "follows" in self.fields:
+            self.fields["follows"].queryset = Prompt.objects.of(owner)
 
     def clean_text(self):
         text = self.cleaned_data["text"]
@@ -103,15 +105,15 @@ class PromptForm(forms.Form):
     def draft(self) -> dict:
         """The fields of Prompt.submit, without its owner."""
         data = self.cleaned_data
-        earlier = data["follows"]
+        earlier = data.get("follows")
         settings = {name: data[name] for name in SETTINGS if data.get(name) not in (None, "")}
         return {
             "model": data["model"],
             "text": data["text"],
-            "system_prompt": data["system_prompt"],
-            "priority": PRIORITIES[data["priority"] or "normal"],
+            "system_prompt": data.get("system_prompt", ""),
+            "priority": PRIORITIES[data.get("priority") or "normal"],
             # LM Studio keeps a chat on the node that had it, so its follow-up goes there too.
-            "node_pin": data["node"] or (earlier.node if earlier else None),
+            "node_pin": data.get("node") or (earlier.node if earlier else None),
             "settings": settings,
             "follows": earlier,
         }
@@ -142,6 +144,13 @@ class SubmissionForm(PromptForm):
 
     id = forms.UUIDField(required=False)
     stream = forms.BooleanField(required=False)
+
+    def __init__(self, data, **kwargs):
+        # Making a form copies each of its fields, which is most of its cost; a script sends few of them.
+        self.base_fields = {
+            name: field for name, field in type(self).base_fields.items() if field.required or name in data
+        }
+        super().__init__(data, **kwargs)
 
 
 # JSON has types and a form does not; what a field must be in JSON, and how to say so.

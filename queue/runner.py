@@ -57,7 +57,7 @@ class LaneRunner:
         self.pool = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="stream")
         now = time.monotonic()
         self.started_at = self.idle_since = self.beat_at = now
-        self.planned_at = self.opened_at = self.flushed_at = 0.0
+        self.checked_at = self.planned_at = self.opened_at = self.flushed_at = 0.0
         self.open_lanes: dict[tuple[int, int], tuple[int, Node]] = {}  # (lane, node) that may go on: its slots
         self.should_plan = False
         self.may_claim = True
@@ -98,7 +98,8 @@ class LaneRunner:
                     self._continue_lanes()
             self._begin_claimed()
         self.should_plan |= was_called
-        if was_called or time.monotonic() - self.planned_at > LOOK_SECONDS:
+        since = time.monotonic() - self.checked_at
+        if since > LOOK_SECONDS or (was_called and since > PLAN_PAUSE_SECONDS):
             self._stop_ended()
         since = time.monotonic() - self.planned_at
         if since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions)):
@@ -132,8 +133,9 @@ class LaneRunner:
         """Answers that are complete are recorded together, everything else one by one, in order."""
         finished = [news for news in told if news.finished]
         should_plan = False
+        ending = {news.execution for news in finished}
         for news in told:
-            if not news.finished:
+            if not (news.finished or (news.has_output and news.execution in ending)):
                 should_plan |= self._take_in_safely(news)
         if not finished:
             return should_plan
@@ -237,6 +239,7 @@ class LaneRunner:
 
     def _stop_ended(self) -> None:
         """Close the streams of attempts that no longer run in the database: cancelled, or rescued from us."""
+        self.checked_at = time.monotonic()
         if not self.executions:
             return
         running = set(Attempt.objects.running().filter(pk__in=self.executions).values_list("pk", flat=True))

@@ -44,16 +44,16 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
     async with tail().channel(f"prompt.{prompt.pk}") as receive:
         message: dict | None = None
         if is_new:
-            yield sse("state", {"id": str(prompt.pk), "state": prompt.state, "attempt": 0}, position)
             if await in_thread(is_untouched)(prompt.pk):
                 message = {"kind": "prompt.queued", "data": {}}
+            yield sse("state", {"id": str(prompt.pk), "state": State.QUEUED, "attempt": 0}, position)
         while True:
             events = forwarded(message, position) if message else None
             has_ended = False
             if events is None:
                 events, position, has_ended = await in_thread(caught_up)(prompt.pk, position)
-            for event in events:
-                yield event
+            if events:
+                yield b"".join(events)
             if has_ended:
                 return
             message = None

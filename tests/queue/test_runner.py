@@ -3,10 +3,12 @@
 import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
 from daemonpulse.queue.runner import LaneRunner
+from django.urls import reverse
 
 from daemonpulse import wakeup
 from daemonpulse.queue import runner as runner_module
@@ -396,3 +398,46 @@ def test_it_loads_at_most_four_times_for_a_hundred_prompts_that_alternate(alice,
 
     assert daemon.state()["loads"] <= 4
     assert Attempt.objects.count() == 100
+
+
+class HalfCharacters(BaseHTTPRequestHandler):
+    """An OpenAI-compatible daemon that cuts its tokens between the halves of a surrogate pair."""
+
+    def do_GET(self):
+        self.answer("application/json", b'{"object": "list", "data": [{"id": "halves", "object": "model"}]}')
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        deltas = [b'"An otter: \\ud83e"', b'"\\udda6"', b'", and half of one: \\ud83e"']
+        lines = [b'data: {"choices": [{"delta": {"content": ' + delta + b"}}]}\n\n" for delta in deltas]
+        end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+        self.answer("text/event-stream", b"".join(lines) + end)
+
+    def answer(self, content_type: str, body: bytes):
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Not into the test's output."""
+
+
+def test_it_stores_only_text_that_a_page_can_show(alice, transactional_db, work, client):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HalfCharacters)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    node = Node.objects.create(name="odd", kind="openai", base_url=f"http://127.0.0.1:{server.server_port}")
+    assert inventory.look(node)
+    prompt = submit(alice, "Show me one.", "halves")
+    try:
+        with work():
+            wait_for_state("done", prompt)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+    client.force_login(alice)
+    response = client.get(reverse("prompt", args=[prompt.pk]))
+    assert response.status_code == 200
+    assert ", and half of one:" in response.content.decode()

@@ -1,9 +1,11 @@
 """What must be true before the processes start. `up` runs it first; its last line of output is JSON."""
 
+import contextlib
 import json
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
+from django.db import DatabaseError
 
 from daemonpulse.models import KeyCheck, SignInLink, User
 from fleet.discovery import find_here
@@ -24,6 +26,8 @@ class Command(BaseCommand):
         parser.add_argument("--no-simulator", action="store_true")
 
     def handle(self, *args, **options):
+        with contextlib.suppress(DatabaseError):  # a new database has no such table yet
+            KeyCheck.verify()  # before anything is changed
         call_command("migrate", verbosity=0, interactive=False)
         KeyCheck.verify()
         Runner.row()

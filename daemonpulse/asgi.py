@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 
 from daemonpulse.origins import SameOriginOnly
 
-VIEW_THREADS = 6
+VIEW_THREADS = 4
 
 
 class ThreadedDjango(ASGIHandler):

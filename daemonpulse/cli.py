@@ -61,9 +61,6 @@ def _django(arguments: list[str]) -> int:
     try:
         from django.core.management import execute_from_command_line
 
-        # Threads that wait for the interpreter's lock between two database calls get it after this many
-        # seconds; the usual 5 ms would be most of a short transaction's time.
-        sys.setswitchinterval(0.0005)
         if len(arguments) > 1 and arguments[1] not in UNKEYED:
             _check_key()
         _spare_the_collector()

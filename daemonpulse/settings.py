@@ -176,6 +176,7 @@ MAX_LANE_WAIT_SECONDS = float(os.environ.get("DAEMONPULSE_MAX_LANE_WAIT", "60"))
 LIVE_MESSAGES = {
     "prompt.output": "daemonpulse.queue.live.output_message",
     "prompt.progress": "daemonpulse.queue.live.progress_message",
+    "prompt.finished": "daemonpulse.queue.live.finished_message",
 }
 
 LOGGING = {

@@ -31,12 +31,16 @@ class Tail:
         self.watched: Counter[str] = Counter()
         self.task: asyncio.Task | None = None
         self.ready = asyncio.Event()
+        self.reading = asyncio.Lock()
         self.cursor = 0
 
     async def watch(self, group: str, channel: str) -> None:
         """Add a channel to a group. From when this returns no event of the group is missed."""
         await self.start()
-        self.watched[group] += 1
+        async with self.reading:
+            if not self.watched:  # nobody looked for a while: what was before is in the rows
+                self.cursor = await sync_to_async(Event.objects.last_id, thread_sensitive=False)()
+            self.watched[group] += 1
         await self.layer.group_add(group, channel)
 
     async def unwatch(self, group: str, channel: str) -> None:
@@ -68,9 +72,13 @@ class Tail:
         listener = await sync_to_async(wakeup.listen, thread_sensitive=False)()
         called = asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def hear():
+            listener.drain()
+            called.set()
+
         if listener.fileno() is not None:
-            loop.add_reader(listener.fileno(), called.set)
-        self.cursor = await sync_to_async(Event.objects.last_id, thread_sensitive=False)()
+            loop.add_reader(listener.fileno(), hear)
         self.ready.set()
         looked_at = 0.0
         while True:
@@ -78,7 +86,6 @@ class Tail:
                 await asyncio.sleep(rest)
             looked_at = time.monotonic()
             called.clear()
-            listener.drain()
             try:
                 await self._hand_out()
             except Exception:
@@ -91,7 +98,8 @@ class Tail:
                 pass
 
     async def _hand_out(self) -> None:
-        messages = await sync_to_async(self._read, thread_sensitive=False)()
+        async with self.reading:
+            messages = await sync_to_async(self._read, thread_sensitive=False)() if self.watched else []
         for group, message in messages:
             await self.layer.group_send(group, message)
 

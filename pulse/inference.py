@@ -39,6 +39,7 @@ class Inference:
         self.separator: ThinkSeparator | None = None
         self.measured = Measured()
         self.held = 0
+        self.message_text, self.reasoning_text = Surrogates(), Surrogates()
 
     def close(self) -> None:
         self.stream.close()
@@ -58,15 +59,18 @@ class Inference:
     def _take(self, event, step: Step) -> None:
         match event:
             case Message(text, is_raw):
+                text = self.message_text.feed(text)
                 self._add_all(self._separator(None).feed(text) if is_raw else [(Kind.MESSAGE, text)], step)
                 self._count(step)
             case Reasoning(text):
                 self._separator(False)  # a daemon that tells reasoning apart leaves no closing tag alone
-                _add(step, Kind.REASONING, text)
+                _add(step, Kind.REASONING, self.reasoning_text.feed(text))
                 self._count(step)
             case Progress():
                 step.progress = event
             case Finished():
+                _add(step, Kind.REASONING, self.reasoning_text.close())
+                self._add_all(self._separator(None).feed(self.message_text.close()), step)
                 self._add_all(self._separator(None).close(), step)
                 step.finished = Finished(self.measured.stats() | event.stats, event.response_id)
             case Started() | ToolCall():
@@ -95,6 +99,26 @@ class Inference:
                 step.pieces = [(Kind.REASONING, earlier) for _, earlier in step.pieces]
             else:
                 _add(step, kind, text)
+
+
+class Surrogates:
+    """JSON can carry half of a character, and a daemon that counts UTF-16 cuts one in two between deltas. Joins the
+    halves; a half that stays alone becomes U+FFFD, because no page or file could hold it."""
+
+    def __init__(self):
+        self.high = ""
+
+    def feed(self, text: str) -> str:
+        if not self.high and text.isascii():
+            return text
+        text, self.high = self.high + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self.high = text[:-1], text[-1]
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    def close(self) -> str:
+        rest, self.high = self.high, ""
+        return "\ufffd" if rest else ""
 
 
 def _add(step: Step, kind: Kind, text: str) -> None:

@@ -37,7 +37,7 @@ def submit(request):
     if not form.is_valid():
         raise ApiError.of_fields(form_errors(form))
     try:
-        prompt, is_new = Prompt.submit(owner=request.user, id=form.cleaned_data.get("id"), **form.draft())
+        prompt, is_new = Prompt.submit(owner=request.user, **form.draft())
     except PermissionError as error:
         raise ApiError(409, "This id belongs to another user's prompt. Make a new one.", "id", "taken") from error
     if form.cleaned_data.get("stream"):

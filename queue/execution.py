@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from .models.prompt import Ending
 from .output import Output
 
 log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ class Execution:
         self.lock = threading.Lock()
         self.is_stopping = self.is_expired = self.has_first = False
         self.loads = loads  # this request makes the node load the model
-        self.progress: dict | None = None
+        self.progress_at = time.monotonic()
 
     def stop(self) -> None:
         """End the stream now, so that the daemon's slot is free."""
@@ -109,13 +112,14 @@ class Execution:
         return News(self)
 
     def _progress(self, progress) -> None:
-        """Loading may send a hundred of these; people see whole percents of it."""
+        """Loading may send a hundred of these in a second, and a short prompt is read in no time: people need a few."""
         fraction = None if progress.fraction is None else round(progress.fraction, 2)
-        told = {"phase": progress.phase, "fraction": fraction}
-        if told == self.progress or (progress.phase == "prompt" and self.progress is None and fraction in {0.0, 1.0}):
-            return
-        self.progress = told
         is_loaded = progress.phase == "load" and fraction == 1.0
+        now = time.monotonic()
+        if now - self.progress_at < PROGRESS_SECONDS and not is_loaded:
+            return
+        self.progress_at = now
+        told = {"phase": progress.phase, "fraction": fraction}
         self.tell(News(self, progress=told, looked=self._look() if is_loaded else None))
 
     def _look(self) -> inventory.Answer:

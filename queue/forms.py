@@ -152,6 +152,14 @@ class SubmissionForm(PromptForm):
         }
         super().__init__(data, **kwargs)
 
+    def is_of_another_owner(self) -> bool:
+        id = self.cleaned_data.get("id")
+        return id is not None and Prompt.objects.filter(pk=id).exclude(owner=self.owner).exists()
+
+    def draft(self) -> dict:
+        id = self.cleaned_data.get("id")
+        return super().draft() | ({"id": id} if id else {})
+
 
 # JSON has types and a form does not; what a field must be in JSON, and how to say so.
 JSON_TYPES = {
@@ -264,10 +272,16 @@ class BatchForm(forms.Form):
         if errors := type_errors(row):
             field, (error, *_) = next(iter(errors.items()))
             raise self._line_error(what, number, f"{field + ': ' if field else ''}{error.message}")
-        form = PromptForm({"model": model} | row, owner=self.owner, known_models=self.known_models)
+        if "stream" in row:
+            raise self._line_error(what, number, "stream: a line cannot be streamed; leave it out.")
+        if not (model or row.get("model")):
+            raise self._line_error(what, number, "choose a model above, or name one on the line.")
+        form = SubmissionForm({"model": model} | row, owner=self.owner, known_models=self.known_models)
         if not form.is_valid():
             field, messages = next(iter(form.errors.items()))
             raise self._line_error(what, number, f"{field}: {messages[0]}")
+        if form.is_of_another_owner():
+            raise self._line_error(what, number, "id: it belongs to another user's prompt.")
         return form.draft()
 
     @staticmethod

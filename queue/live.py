@@ -9,6 +9,7 @@ from daemonpulse.models import Event
 from pulse.thinking import Kind
 
 from .models import Attempt, Chunk
+from .states import Outcome
 
 ELEMENT = {Kind.REASONING: "reasoning", Kind.MESSAGE: "answer"}
 
@@ -39,6 +40,17 @@ def _piece(chunk: Chunk, number: int) -> dict:
         "text": chunk.text,
         "tokens": chunk.tokens,
         "html": html,
+    }
+
+
+def finished_message(events: list[Event]) -> dict[int, dict]:
+    """event id → {"texts", "stats"} of the answer, for "prompt.finished" events, with one query for all of them."""
+    ids = [event.subject for event in events]
+    attempts = {str(a.prompt_id): a for a in Attempt.objects.filter(prompt__in=ids, outcome=Outcome.DONE)}
+    return {
+        event.id: {"texts": attempt.texts(), "stats": attempt.stats}
+        for event in events
+        if (attempt := attempts.get(event.subject)) and attempt.number == event.data["attempt"]
     }
 
 
@@ -96,7 +108,7 @@ class Position:
 
 
 def last_attempt_with_texts(prompt_id) -> tuple[Attempt | None, dict[Kind, str]]:
-    """The attempt to show for a prompt (with its prompt and node) and its texts so far."""
-    attempts = Attempt.objects.filter(prompt=prompt_id).select_related("prompt__node", "node")
+    """The attempt to show for a prompt (with its prompt and its node) and its texts so far."""
+    attempts = Attempt.objects.filter(prompt=prompt_id).select_related("prompt", "node")
     attempt = attempts.defer("prompt__text", "prompt__system_prompt", "prompt__detail").order_by("-number").first()
     return attempt, attempt.texts() if attempt else {Kind.REASONING: "", Kind.MESSAGE: ""}

@@ -89,6 +89,7 @@ class LaneRunner:
     def turn(self, news: list[News | None]) -> None:
         """What the streams told and the text that is due, in one transaction; then what may start, in another."""
         was_called = LOOK in news
+        has_begun = False
         told = [item for item in news if item is not LOOK]
         if told or self._has_text_due() or (was_called and self.open_lanes):
             with transaction.atomic():
@@ -96,13 +97,14 @@ class LaneRunner:
                 self._flush()
                 if was_called or told:
                     self._continue_lanes()
-            self._begin_claimed()
+            has_begun = self._begin_claimed()
         self.should_plan |= was_called
         since = time.monotonic() - self.checked_at
         if since > LOOK_SECONDS or (was_called and since > PLAN_PAUSE_SECONDS):
             self._stop_ended()
         since = time.monotonic() - self.planned_at
-        if since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions)):
+        is_time = since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions))
+        if is_time and not has_begun:  # a stream that begins now goes first; the next turn is near
             self._plan()
             self._begin_claimed()
         if self.executions:
@@ -133,9 +135,8 @@ class LaneRunner:
         """Answers that are complete are recorded together, everything else one by one, in order."""
         finished = [news for news in told if news.finished]
         should_plan = False
-        ending = {news.execution for news in finished}
         for news in told:
-            if not (news.finished or (news.has_output and news.execution in ending)):
+            if not news.finished:
                 should_plan |= self._take_in_safely(news)
         if not finished:
             return should_plan
@@ -171,8 +172,6 @@ class LaneRunner:
             reclassify(execution.attempt, news.reclassify)
         if news.progress:
             note_progress(execution.attempt, news.progress)
-        if news.has_output:
-            flush([execution.output])
         return news.looked is not None
 
     def _end(self, news: News) -> None:
@@ -224,10 +223,12 @@ class LaneRunner:
             self.executions[attempt.pk] = execution
             self.claimed.append(execution)
 
-    def _begin_claimed(self) -> None:
+    def _begin_claimed(self) -> bool:
+        """Start the streams whose claims are committed now; True when there were some."""
         claimed, self.claimed = self.claimed, []
         for execution in claimed:
             self.pool.submit(execution.run)
+        return bool(claimed)
 
     def _has_text_due(self) -> bool:
         is_time = time.monotonic() - self.flushed_at >= FLUSH_SECONDS

@@ -99,7 +99,7 @@ def plan(lanes: list[LaneView], nodes: list[NodeView], now: float, max_wait: flo
     decided = Plan()
     left = {lane.id: Counter(lane.waiting) for lane in lanes}
     ready = [lane for lane in lanes if _may_start(lane, nodes, decided)]  # 1
-    for node in sorted(nodes, key=lambda node: sum(node.running.values())):
+    for node in sorted(nodes, key=lambda node: (-_loaded_count(ready, node), sum(node.running.values()))):
         if not node.is_online:
             continue
         wanting = [lane for lane in ready if lane.model in node.models and _left(left[lane.id], node.id) > 0]
@@ -179,6 +179,12 @@ def _loading(node: NodeView, running: list[str]) -> list[str]:
 def _loaded_elsewhere(node: NodeView, lane: LaneView) -> str:
     """The model that the node serves instead, for the wording."""
     return next((key for key, model in node.models.items() if model.is_loaded and key != lane.model), "")
+
+
+def _loaded_count(lanes: list[LaneView], node: NodeView) -> int:
+    """How many of these lanes' models are loaded there: such nodes are filled first, so that nothing is loaded
+    again while a copy of it has room."""
+    return sum(1 for lane in lanes if (model := node.models.get(lane.model)) and model.is_loaded)
 
 
 def _left(waiting: Counter, node_id: int) -> int:

@@ -49,7 +49,7 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
             yield sse("state", {"id": str(prompt.pk), "state": State.QUEUED, "attempt": 0}, position)
         while True:
             events = forwarded(message, position) if message else None
-            has_ended = False
+            has_ended = message is not None and message["kind"] == "prompt.finished"
             if events is None:
                 events, position, has_ended = await in_thread(caught_up)(prompt.pk, position)
             if events:
@@ -85,6 +85,10 @@ def forwarded(message: dict, position: Position) -> list[bytes] | None:
             position.begin(message["data"]["attempt"])
             told = {"id": message["subject"], "state": State.SENDING, "attempt": position.attempt}
             return [sse("state", told, position)]
+        case "prompt.finished" if message.get("texts"):
+            told = {"id": message["subject"], "state": State.DONE, "attempt": message["data"]["attempt"]}
+            events = started_over(position, told["attempt"], message["texts"]) + missing(position, message["texts"])
+            return [*events, sse(State.DONE, told | {"stats": message["stats"]}, position)]
         case "prompt.queued" if message["data"].get("attempt", 0) == 0:
             return []  # the submission itself
     return None
@@ -95,28 +99,41 @@ def caught_up(prompt_id, position: Position) -> tuple[list[bytes], Position, boo
     the prompt has ended."""
     attempt, texts = last_attempt_with_texts(prompt_id)
     prompt = attempt.prompt if attempt else Prompt.objects.get(pk=prompt_id)
-    at = position
-    events: list[bytes] = []
-    has_more = any(at.lengths[kind] > len(texts[kind]) for kind in texts)
-    # An answer without reasoning, and now there is some: the answer's beginning may have become reasoning.
-    may_be_sorted_anew = at.lengths[Kind.MESSAGE] and not at.lengths[Kind.REASONING] and texts[Kind.REASONING]
-    if attempt is not None and (at.attempt != attempt.number or has_more or may_be_sorted_anew):
-        at = Position(attempt.number)
-        if not position.is_empty:  # what the client holds is of an earlier attempt, or was sorted anew
-            events.append(sse("restart", {}, at))
+    events = started_over(position, attempt.number, texts) if attempt else []
     if not prompt.is_ended:
-        events.append(sse("state", _state(prompt), at))
-    for kind, name in NAMES.items():
-        if missing := texts[kind][at.lengths[kind] :]:
-            at.lengths[kind] = len(texts[kind])
-            events.append(sse(name, {"text": missing}, at))
+        events.append(sse("state", _state(prompt), position))
+    events += missing(position, texts)
     if prompt.is_ended:
-        events.append(sse(prompt.state, _state(prompt) | {"stats": attempt.stats if attempt else {}}, at))
-    return events, at, prompt.is_ended
+        events.append(sse(prompt.state, _state(prompt) | {"stats": attempt.stats if attempt else {}}, position))
+    return events, position, prompt.is_ended
+
+
+def started_over(position: Position, number: int, texts: dict[Kind, str]) -> list[bytes]:
+    """Move to the beginning of attempt `number` when what the client holds does not begin its texts."""
+    has_more = any(position.lengths[kind] > len(texts[kind]) for kind in texts)
+    # An answer without reasoning, and now there is some: the answer's beginning may have become reasoning.
+    may_be_sorted_anew = (
+        position.lengths[Kind.MESSAGE] and not position.lengths[Kind.REASONING] and texts[Kind.REASONING]
+    )
+    if position.attempt == number and not has_more and not may_be_sorted_anew:
+        return []
+    held_something = not position.is_empty
+    position.begin(number)
+    return [sse("restart", {}, position)] if held_something else []
+
+
+def missing(position: Position, texts: dict[Kind, str]) -> list[bytes]:
+    """What the client lacks of these texts; its position moves on."""
+    events = []
+    for kind, name in NAMES.items():
+        if rest := texts[kind][position.lengths[kind] :]:
+            position.lengths[kind] = len(texts[kind])
+            events.append(sse(name, {"text": rest}, position))
+    return events
 
 
 def _state(prompt: Prompt) -> dict:
     told = {"id": str(prompt.pk), "state": prompt.state, "attempt": prompt.attempt_number, "place": prompt.place()}
     if prompt.reason:
         told |= {"reason": prompt.reason, "explanation": prompt.reason_explanation}
-    return told | ({"node": prompt.node.name} if prompt.node_id else {})
+    return told

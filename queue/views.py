@@ -90,8 +90,12 @@ def _compose(request, form, extra: dict) -> HttpResponse:
 def prompt_batch(request):
     form = BatchForm(request.POST or None, request.FILES or None, owner=request.user)
     if request.method == "POST" and form.is_valid():
-        prompts = Prompt.submit_many(owner=request.user, drafts=form.cleaned_data["drafts"])
-        messages.success(request, f"{len(prompts)} prompts queued.")
+        drafts = form.cleaned_data["drafts"]
+        prompts = Prompt.submit_many(owner=request.user, drafts=drafts)
+        known = len(drafts) - len(prompts)
+        messages.success(
+            request, f"{len(prompts)} prompts queued." + (f" {known} were there already." if known else "")
+        )
         return redirect("board")
     chosen = form["model"].value() or ""
     context = {"section": "prompt_new", "form": form, "choices": model_choices(chosen), "chosen": chosen}

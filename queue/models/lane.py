@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
 from daemonpulse.models.event import record
+from pulse.thinking import ThinkSeparator
 
 SMOOTHING = 0.2  # weight of the newest prompt in the lane's mean duration
 
@@ -29,6 +31,12 @@ class Lane(models.Model):
 
     def __str__(self):
         return self.model
+
+    def clean(self):
+        try:
+            ThinkSeparator(self.opening_tag, self.closing_tag)
+        except ValueError as error:
+            raise ValidationError(f"These tags cannot be told apart: {error}") from error
 
     @property
     def dom_id(self) -> str:

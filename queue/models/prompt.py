@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils import timezone
 from django_cryptography.fields import encrypt
@@ -160,27 +160,43 @@ class Prompt(models.Model):
         added and the earlier prompt is returned: (prompt, was it new). Raises PermissionError when the
         id is another owner's.
         """
-        with transaction.atomic(savepoint=False):
-            if id is not None and (known := cls.objects.filter(pk=id).first()):
-                if known.owner_id != owner.pk:
-                    raise PermissionError("this id is taken")
-                return known, False
-            prompt = cls._new(owner=owner, model=model, text=text, **({"id": id} if id else {}), **fields)
-            prompt.save(force_insert=True)
-            prompt._log_submission()
+        try:
+            with transaction.atomic():
+                if id is not None and (known := cls._known([id], owner)):
+                    return known[0], False
+                prompt = cls._new(owner=owner, model=model, text=text, **({"id": id} if id else {}), **fields)
+                prompt.save(force_insert=True)
+                cls._log_submissions([prompt])
+        except IntegrityError:  # somebody submitted this id between our look and our insert (PostgreSQL)
+            if id is not None and (known := cls._known([id], owner)):
+                return known[0], False
+            raise
         return prompt, True
 
     @classmethod
     def submit_many(cls, *, owner, drafts: list[dict]) -> list["Prompt"]:
-        """All of them or, when anything fails, none. `drafts` are submit()'s fields."""
+        """All of them or, when anything fails, none; returns those that were new. `drafts` are submit()'s fields.
+
+        Raises PermissionError when an id is another owner's.
+        """
         with transaction.atomic(savepoint=False):
-            prompts = [cls._new(owner=owner, **draft) for draft in drafts]
+            ids = [draft["id"] for draft in drafts if draft.get("id")]
+            known = {prompt.pk for prompt in cls._known(ids, owner)}
+            new = {draft.get("id") or uuid.uuid4(): draft for draft in drafts if draft.get("id") not in known}
+            prompts = [cls._new(owner=owner, **draft | {"id": id}) for id, draft in new.items()]
             for earlier, later in pairwise(prompts):
                 later.position = max(later.position, earlier.position + 1e-6)
             cls.objects.bulk_create(prompts)
-            for prompt in prompts:
-                prompt._log_submission()
+            cls._log_submissions(prompts)
         return prompts
+
+    @classmethod
+    def _known(cls, ids: list, owner) -> list["Prompt"]:
+        """The owner's prompts with these ids. Raises PermissionError when one is another owner's."""
+        known = list(cls.objects.select_related("lane").filter(pk__in=ids)) if ids else []
+        if any(prompt.owner_id != owner.pk for prompt in known):
+            raise PermissionError("this id is taken")
+        return known
 
     @classmethod
     def _new(cls, *, owner, model: str, **fields) -> "Prompt":
@@ -188,8 +204,9 @@ class Prompt(models.Model):
         fields = {"enqueued_at": now, "due_at": now, "position": now.timestamp()} | fields
         return cls(owner=owner, lane=Lane.for_model(model), **fields)
 
-    def _log_submission(self) -> None:
-        record(EVENT_KINDS[State.QUEUED], self.pk, owner_id=self.owner_id, state=self.state, lane=self.lane_id)
+    @staticmethod
+    def _log_submissions(prompts: list["Prompt"]) -> None:
+        record_many([prompt._event_of(State.QUEUED, 0) for prompt in prompts])
         _call_runner_on_commit()
 
     def edit(self, **fields) -> bool:

@@ -349,7 +349,7 @@ def test_it_says_the_line_of_a_pasted_prompt_that_is_wrong(alice, node):
 def test_it_needs_a_model_for_every_prompt_of_a_batch(alice, node):
     form = batch(alice, jsonl({"text": "a", "model": "heron"}, {"text": "b"}), model="")
 
-    assert form.errors["file"] == ["Line 2: model: This field is required. Nothing was queued."]
+    assert form.errors["file"] == ["Line 2: choose a model above, or name one on the line. Nothing was queued."]
 
 
 def test_it_looks_up_the_models_once_for_a_whole_batch(alice, node, django_assert_max_num_queries):

@@ -100,15 +100,25 @@ def test_it_submits_many_in_their_order(alice):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_submits_none_of_many_when_one_cannot_be_stored(alice):
-    known = submit(alice)
+def test_it_submits_none_of_many_when_one_cannot_be_stored(alice, bob):
+    known = submit(bob)
     drafts = [{"model": "heron", "text": "one"}, {"model": "heron", "text": "two", "id": known.pk}]
 
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(PermissionError):
         Prompt.submit_many(owner=alice, drafts=drafts)
 
     assert Prompt.objects.count() == 1
     assert Event.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_it_adds_nothing_when_the_same_batch_comes_twice(alice):
+    drafts = [{"model": "heron", "text": str(n), "id": uuid.uuid4()} for n in range(3)]
+
+    assert len(Prompt.submit_many(owner=alice, drafts=drafts)) == 3
+    assert Prompt.submit_many(owner=alice, drafts=[*drafts, {"model": "heron", "text": "new"}])[0].text == "new"
+
+    assert Prompt.objects.count() == 4
 
 
 # claim

@@ -298,7 +298,8 @@ def test_it_tells_a_waiting_prompts_place_and_its_next_try(alice, node):
 def collect(prompt: Prompt, seen: Position | None = None, is_new: bool = False) -> list[bytes]:
     async def read() -> list[bytes]:
         async with asyncio.timeout(10):
-            return [event async for event in prompt_stream(prompt, seen, is_new)]
+            blocks = [block async for block in prompt_stream(prompt, seen, is_new)]
+            return [event + b"\n\n" for block in blocks for event in block.split(b"\n\n") if event]
 
     with own_tail():
         return asyncio.run(read())

@@ -1,10 +1,20 @@
 """The web process."""
 
+from tempfile import SpooledTemporaryFile
+
 from daphne.cli import CommandLineInterface
+from daphne.http_protocol import WebRequest
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 # A viewer that went away without a word is let go after these seconds; until then its output is buffered.
 PING_SECONDS, PING_TIMEOUT_SECONDS = 20, 30
+
+
+def keep_body_in_memory(request, length) -> None:
+    """Twisted puts a body over 100 kB into a file, where it would lie as plain text. What is larger than Django
+    takes is refused anyway, and may go there rather than into memory."""
+    request.content = SpooledTemporaryFile(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1024)  # noqa: SIM115 - Twisted closes it
 
 
 class Command(BaseCommand):
@@ -16,6 +26,7 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=8642)
 
     def handle(self, *args, **options):
+        WebRequest.gotLength = keep_body_in_memory
         CommandLineInterface().run(
             ["--bind", options["host"], "--port", str(options["port"]), "--no-server-name", "--verbosity", "0",
              "--ping-interval", str(PING_SECONDS), "--ping-timeout", str(PING_TIMEOUT_SECONDS),

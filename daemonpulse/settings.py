@@ -11,7 +11,7 @@ BASE_DIR = Path(__file__).resolve().parents[1]
 DATA_DIR = paths.data_dir()
 DEBUG = os.environ.get("DAEMONPULSE_DEBUG") == "1"
 
-# What this process is (web, worker, watcher or a command): only what accepts prompts waits for the disk.
+# What this process is (web, worker or a command): only what accepts prompts waits for the disk.
 PROCESS = os.environ.get("DAEMONPULSE_PROCESS", "command")
 
 DATABASE_FILE = DATA_DIR / "daemonpulse.sqlite3"
@@ -39,7 +39,7 @@ INSTALLED_APPS = [
     "lucide",
 ]
 
-if PROCESS in {"worker", "watcher"}:  # they show no pages
+if PROCESS == "worker":  # it shows no pages
     SHOWN_ONLY = {
         "django.contrib.admin",
         "django.contrib.messages",
@@ -83,7 +83,7 @@ TEMPLATES = [
 if "DATABASE_URL" in os.environ:
     DATABASES = {"default": dj_database_url.config(conn_max_age=None)}
 else:
-    SYNCHRONOUS = "NORMAL" if PROCESS in {"worker", "watcher"} else "FULL"
+    SYNCHRONOUS = "NORMAL" if PROCESS == "worker" else "FULL"
     DATABASES = {
         "default": {
             "ENGINE": "daemonpulse.sqlite",

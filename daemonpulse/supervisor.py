@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("daemonpulse up", description="Starts DaemonPulse: web, worker and watcher.")
+    parser = argparse.ArgumentParser("daemonpulse up", description="Starts DaemonPulse: web and worker.")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: this machine only)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--data-dir", help=f"data folder (default: {paths.data_dir()})")
@@ -151,7 +151,6 @@ class Supervisor:
         children = [
             Child("web", [*me, "web", *address], {"DAEMONPULSE_PROCESS": "web"}),
             Child("worker", [*me, "worker"], {"DAEMONPULSE_PROCESS": "worker"}),
-            Child("watcher", [*me, "watcher"], {"DAEMONPULSE_PROCESS": "watcher"}),
         ]
         if simulator_port is not None:
             simulate = [sys.executable, "-m", "fleet.simulator", "--port", str(simulator_port), "--die-with-parent"]

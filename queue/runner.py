@@ -87,18 +87,20 @@ class LaneRunner:
             ear.join()
 
     def turn(self, news: list[News | None]) -> None:
-        """What the streams told and the text that is due, in one transaction; then what may start, in another."""
+        """1. The slots of answers that are complete are free: claim for them, and let those streams begin.
+        2. Record what the streams told, and the text that is due.
+        3. Plan anew when something else may have changed."""
         was_called = LOOK in news
-        has_begun = False
         told = [item for item in news if item is not LOOK]
-        if told or self._has_text_due() or (was_called and self.open_lanes):
+        for item in told:
+            if item.finished:
+                self.executions.pop(item.execution.attempt.pk, None)
+        has_begun = (was_called or told) and self._continue_lanes()  # 1
+        if told or self._has_text_due():  # 2
             with transaction.atomic():
                 self.should_plan |= self._take_in_all(told)
                 self._flush()
-                if was_called or told:
-                    self._continue_lanes()
-            has_begun = self._begin_claimed()
-        self.should_plan |= was_called
+        self.should_plan |= was_called  # 3
         since = time.monotonic() - self.checked_at
         if since > LOOK_SECONDS or (was_called and since > PLAN_PAUSE_SECONDS):
             self._stop_ended()
@@ -106,7 +108,6 @@ class LaneRunner:
         is_time = since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions))
         if is_time and not has_begun:  # a stream that begins now goes first; the next turn is near
             self._plan()
-            self._begin_claimed()
         if self.executions:
             self.idle_since = time.monotonic()
         if time.monotonic() - self.beat_at > BEAT_SECONDS:
@@ -143,10 +144,8 @@ class LaneRunner:
         try:
             with transaction.atomic():
                 Prompt.finish_all([news.ending() for news in finished])
-        except Exception:
+        except Exception:  # their leases run out, and they are run again
             log.exception("news.lost count=%s", len(finished))
-        for news in finished:
-            self.executions.pop(news.execution.attempt.pk, None)
         return True
 
     def _take_in_safely(self, news: News) -> bool:
@@ -185,13 +184,17 @@ class LaneRunner:
         else:
             prompt.fail(attempt, news.error, rest=rest)
 
-    def _continue_lanes(self) -> None:
-        """Claim for the free slots of lanes that the last plan lets go on."""
-        if not self.may_claim or self.is_stopping():
-            return
+    def _continue_lanes(self) -> bool:
+        """Claim for the free slots of lanes that the last plan lets go on. True when streams began."""
+        if not self.open_lanes or not self.may_claim or self.is_stopping():
+            return False
         running = Counter((run.attempt.prompt.lane_id, run.node.pk) for run in self.executions.values())
-        for lane_and_node, (slots, node) in self.open_lanes.items():
-            self._claim(lane_and_node[0], node, slots - running[lane_and_node])
+        free = {pair: slots - running[pair] for pair, (slots, _) in self.open_lanes.items() if slots > running[pair]}
+        if free:
+            with transaction.atomic():
+                for pair, count in free.items():
+                    self._claim(pair[0], self.open_lanes[pair][1], count)
+        return self._begin_claimed()
 
     def _plan(self) -> None:
         """Look at all lanes and nodes, and start what may start."""
@@ -213,6 +216,7 @@ class LaneRunner:
         with transaction.atomic():
             for start in decided.starts:
                 self._claim(start.lane_id, nodes[start.node_id], start.count, start.loads)
+        self._begin_claimed()
 
     def _claim(self, lane_id: int, node: Node, count: int, loads: bool = False) -> None:
         count = min(count, MAX_STREAMS - len(self.executions))

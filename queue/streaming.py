@@ -44,7 +44,7 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
     async with tail().channel(f"prompt.{prompt.pk}") as receive:
         message: dict | None = None
         if is_new:
-            if await in_thread(is_untouched)(prompt.pk):
+            if tail().cursor < prompt.submitted_as:  # nothing after its submission was handed out yet
                 message = {"kind": "prompt.queued", "data": {}}
             yield sse("state", {"id": str(prompt.pk), "state": State.QUEUED, "attempt": 0}, position)
         while True:
@@ -62,10 +62,6 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
                     message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
                 except TimeoutError:
                     yield b": waiting\n\n"
-
-
-def is_untouched(prompt_id) -> bool:
-    return Prompt.objects.filter(pk=prompt_id, state=State.QUEUED, attempt_number=0).exists()
 
 
 def forwarded(message: dict, position: Position) -> list[bytes] | None:

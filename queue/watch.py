@@ -1,6 +1,6 @@
 """What must happen without anybody asking: probe nodes, rescue prompts of dead workers, call a runner, tidy up.
 
-`Watch.step()` does what is due and returns; the command sleeps between steps, so that a test needs no clock.
+`Watch.step()` does what is due and returns; the worker sleeps between steps, so that a test needs no clock.
 """
 
 import logging

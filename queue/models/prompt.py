@@ -88,6 +88,7 @@ class Prompt(models.Model):
     detail = encrypt(models.TextField(default="", editable=False))
 
     objects = PromptQuerySet.as_manager()
+    submitted_as: int  # the id of the event of its submission; only on the object that submit() made
 
     class Meta:
         ordering = ["-enqueued_at", "-id"]
@@ -206,7 +207,10 @@ class Prompt(models.Model):
 
     @staticmethod
     def _log_submissions(prompts: list["Prompt"]) -> None:
-        record_many([prompt._event_of(State.QUEUED, 0) for prompt in prompts])
+        events = [prompt._event_of(State.QUEUED, 0) for prompt in prompts]
+        record_many(events)
+        for prompt, event in zip(prompts, events, strict=True):
+            prompt.submitted_as = event.id
         _call_runner_on_commit()
 
     def edit(self, **fields) -> bool:

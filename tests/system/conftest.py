@@ -60,7 +60,7 @@ class Installation(Site):
         return [json.loads(line) for line in self._manage("export_history").splitlines()]
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """The processes of one kind: "web", "worker" (with django-q2's pool) or "watcher"."""
+        """The processes of one kind: "web" or "worker" (with django-q2's pool)."""
         tree = psutil.Process(self.process.pid).children(recursive=True)
         return [p for p in tree if p.is_running() and p.status() != "zombie" and name in p.cmdline()[2:5]]
 

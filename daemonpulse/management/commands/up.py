@@ -8,7 +8,7 @@ from daemonpulse.supervisor import main
 
 
 class Command(BaseCommand):
-    help = "Starts everything: web, worker and watcher. See `daemonpulse up --help`."
+    help = "Starts everything: web and worker. See `daemonpulse up --help`."
 
     def run_from_argv(self, argv):
         sys.exit(main(argv[2:]))

@@ -1,5 +1,6 @@
-"""The worker process: django-q2's cluster, watched over."""
+"""The worker process: django-q2's cluster, and beside it the watch (queue/watch.py)."""
 
+import logging
 import os
 import signal
 import time
@@ -11,15 +12,17 @@ from daemonpulse import lifeline, wakeup
 from ... import stopping
 from ...models import Runner
 from ...snapshot import make_plan
+from ...watch import STEP_SECONDS, Watch
 
-CHECK_SECONDS = 0.5
+log = logging.getLogger(__name__)
+
 STUCK_SECONDS = 12.0
 EXIT_STUCK = 70
 
 
 class Command(BaseCommand):
     requires_system_checks = []  # `prepare` and `make check` run them; here they would only import every page
-    help = "Runs the worker (django-q2's cluster). `up` starts it; alone it serves a worker host."
+    help = "Runs prompts (django-q2's cluster) and watches nodes. `up` starts it; alone it serves a worker host."
 
     def handle(self, *args, **options):
         from django_q.cluster import Cluster
@@ -31,7 +34,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.told)
         cluster.start()
-        is_stuck = self.wait_until_told_or_stuck()
+        is_stuck = self.watch_until_told_or_stuck()
         stopping.stop()
         wakeup.notify()
         if is_stuck:
@@ -41,15 +44,19 @@ class Command(BaseCommand):
     def told(self, number, frame):
         self.is_told = True
 
-    def wait_until_told_or_stuck(self) -> bool:
-        """True when a runner was called for and none came.
+    def watch_until_told_or_stuck(self) -> bool:
+        """Do what must happen without anybody asking. True when a runner was called for and none came.
 
         A pool process that is killed while it waits for work takes the lock of the pool's queue with it, and
         then no other process of the pool ever gets a task.
         """
-        waiting_since = None
+        watch, waiting_since = Watch(), None
         while not self.is_told:
-            time.sleep(CHECK_SECONDS)
+            time.sleep(STEP_SECONDS)
+            try:
+                watch.step()
+            except Exception:
+                log.exception("watch.step_failed")
             runner = Runner.row()
             is_waiting = not runner.is_alive and runner.called_at is not None and bool(make_plan().starts)
             waiting_since = (waiting_since or time.monotonic()) if is_waiting else None

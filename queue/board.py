@@ -72,8 +72,17 @@ class LaneStatus:
 
 def lane_statuses(user) -> list[LaneStatus]:
     """All lanes, the busy ones first; a handful of queries however many prompts there are. No rows without a user."""
+    statuses = outlooks(list(Lane.objects.all()))
+    _count(statuses, user)
+    if user is not None:
+        _fill_rows(statuses, user)
+    return sorted(statuses.values(), key=lambda status: (status.is_idle, status.lane.model))
+
+
+def outlooks(lanes: list[Lane]) -> dict[int, LaneStatus]:
+    """lane id → its slots and what it waits for, without counts and rows."""
     decided, lane_slots = _plan_and_slots()
-    statuses = {lane.pk: LaneStatus(lane) for lane in Lane.objects.all()}
+    statuses = {lane.pk: LaneStatus(lane) for lane in lanes}
     for lane_id, status in statuses.items():
         status.slots = lane_slots.get(lane_id, status.lane.limit or DEFAULT_SLOTS)
         if lane_id in decided.why:
@@ -81,10 +90,7 @@ def lane_statuses(user) -> list[LaneStatus]:
             status.why = WHY[reason]
         elif status.lane.is_paused:
             status.why = WHY[Why.PAUSED]
-    _count(statuses, user)
-    if user is not None:
-        _fill_rows(statuses, user)
-    return sorted(statuses.values(), key=lambda status: (status.is_idle, status.lane.model))
+    return statuses
 
 
 def _plan_and_slots() -> tuple[Plan, dict[int, int]]:

@@ -67,11 +67,11 @@ class PromptConsumer(LiveConsumer):
         is_waiting = self.prompt is not None and self.prompt.is_queued
         is_of_interest = not message["kind"].startswith("prompt.") or message["kind"] in MOVES_PLACES
         if is_waiting and is_of_interest and (self.later is None or self.later.done()):
-            self.later = asyncio.create_task(self._resend_later())
+            self.later = asyncio.create_task(self._resend_later(message["id"]))
 
-    async def _resend_later(self) -> None:
+    async def _resend_later(self, event_id: int) -> None:
         await asyncio.sleep(LATER_SECONDS)
-        await self._resend(None)
+        await self._resend(event_id)
 
     async def _resend(self, event_id: int | None) -> None:
         await self.send((await self._shown(event_id)).html)

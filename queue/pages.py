@@ -5,7 +5,7 @@ from forge.models import Model
 from pulse.markdown import render
 from pulse.thinking import Kind
 
-from .board import lane_status
+from .board import outlooks
 from .live import Position, last_attempt_with_texts
 from .models import Prompt
 
@@ -16,7 +16,7 @@ def prompt_context(prompt: Prompt) -> dict:
     position = Position.of(attempt, texts)
     reasoning, answer = texts[Kind.REASONING], texts[Kind.MESSAGE]
     is_streaming = prompt.is_running
-    status = lane_status(prompt.owner, prompt.lane_id) if prompt.is_queued else None
+    status = outlooks([prompt.lane])[prompt.lane_id] if prompt.is_queued else None
     place = prompt.place()
     earlier = prompt.attempts.select_related("node")
     if attempt and not prompt.is_queued:

@@ -119,6 +119,15 @@ class Site:
             sizes[name] = sizes.get(name, 0) + process.memory_full_info().pss / 2**20
         return sizes
 
+    def cpu(self) -> dict[str, float]:
+        """Seconds of processor time so far, by kind of process."""
+        seconds: dict[str, float] = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            times = process.cpu_times()
+            name = process.cmdline()[3]
+            seconds[name] = seconds.get(name, 0) + times.user + times.system
+        return seconds
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(20)

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from daemonpulse.queue.models import Prompt
 from django.test import Client
 
 from daemonpulse.models import ApiToken
+from daemonpulse.queue.models import Prompt
 
 pytestmark = pytest.mark.django_db
 PATH = "/api/v1/prompts"

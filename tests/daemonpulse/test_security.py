@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.testing import WebsocketCommunicator
-from daemonpulse.queue.models import Prompt
 from django.test import Client
 
 from daemonpulse.models import SignInLink
 from daemonpulse.origins import SameOriginOnly
+from daemonpulse.queue.models import Prompt
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]

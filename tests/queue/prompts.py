@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from daemonpulse.queue.models import Attempt, Prompt
-from daemonpulse.queue.models.attempt import Chunk, append
 from django.utils import timezone
 
 from daemonpulse.models import Event
+from daemonpulse.queue.models import Attempt, Prompt
+from daemonpulse.queue.models.attempt import Chunk, append
 from fleet.daemons.errors import DaemonError, Reason
 from pulse.thinking import Kind
 

@@ -1,9 +1,10 @@
 """The queue for operators: no text for those who may not read it, and actions that do their work."""
 
 import pytest
-from daemonpulse.queue.models import Lane, Prompt
 from django.contrib.auth.models import Permission
 from django.urls import reverse
+
+from daemonpulse.queue.models import Lane, Prompt
 
 from .prompts import cancelled, done, failed, fresh, running, stream, submit
 

@@ -5,10 +5,10 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from daemonpulse.queue.models import Prompt
 from django.utils import timezone
 
 from daemonpulse.models import ApiToken
+from daemonpulse.queue.models import Prompt
 
 from .prompts import cancelled, done, failed, fresh, kinds_of, running, stream, submit
 

@@ -1,8 +1,8 @@
 """What a daemon is asked for a follow-up."""
 
 import pytest
-from daemonpulse.queue.chats import chat_request
 
+from daemonpulse.queue.chats import chat_request
 from fleet.daemons.types import Turn
 
 from .prompts import done, submit

@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 from channels.layers import get_channel_layer
-from daemonpulse.queue.pages import prompt_context
 
 from daemonpulse.consumers import in_thread
+from daemonpulse.queue.pages import prompt_context
 from forge.models import Model
 
 from .prompts import claim, done, fresh, running, stream, submit

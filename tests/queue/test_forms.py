@@ -4,6 +4,8 @@ import json
 import uuid
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+
 from daemonpulse.queue.forms import (
     BatchForm,
     EditForm,
@@ -14,8 +16,6 @@ from daemonpulse.queue.forms import (
     type_errors,
 )
 from daemonpulse.queue.models import Lane, Prompt
-from django.core.files.uploadedfile import SimpleUploadedFile
-
 from fleet.models import Node
 from forge.models import Model
 

@@ -4,13 +4,13 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-from daemonpulse.queue.models import Chunk
-from daemonpulse.queue.models.attempt import reclassify
-from daemonpulse.queue.output import Output, flush
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemonpulse.models import Event
+from daemonpulse.queue.models import Chunk
+from daemonpulse.queue.models.attempt import reclassify
+from daemonpulse.queue.output import Output, flush
 from pulse.thinking import Kind
 
 from .prompts import fresh, running

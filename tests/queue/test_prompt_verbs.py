@@ -6,16 +6,16 @@ from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
-from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
-from daemonpulse.queue.models.prompt import Ending
-from daemonpulse.queue.models.runner import machine
-from daemonpulse.queue.states import Outcome
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemonpulse.models import Event
+from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
+from daemonpulse.queue.models.prompt import Ending
+from daemonpulse.queue.models.runner import machine
+from daemonpulse.queue.states import Outcome
 from fleet.models import Node
 from pulse.thinking import Kind
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from daemonpulse.queue.models import Attempt, Lane, Prompt
 from django.db import connection
 
 from daemonpulse.models import Event
+from daemonpulse.queue.models import Attempt, Lane, Prompt
 
 from .prompts import cancelled, claim, die, fresh, kinds_of, running, stream, submit
 

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
-from daemonpulse.queue.runner import LaneRunner
 from django.urls import reverse
 
 from daemonpulse import wakeup
 from daemonpulse.queue import runner as runner_module
+from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
+from daemonpulse.queue.runner import LaneRunner
 from fleet.models import Node
 from forge import inventory
 from forge.models import Model

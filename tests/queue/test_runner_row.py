@@ -4,11 +4,12 @@ import threading
 from datetime import timedelta
 
 import pytest
+from django.utils import timezone
+from django_q.models import OrmQ
+
 from daemonpulse.queue.models import Prompt, Runner
 from daemonpulse.queue.runner import LaneRunner
 from daemonpulse.queue.snapshot import make_plan
-from django.utils import timezone
-from django_q.models import OrmQ
 
 from .prompts import submit
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import pytest
-from daemonpulse.queue.scheduling import LaneView, ModelView, NodeView, Plan, Start, Why, plan, slots
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+
+from daemonpulse.queue.scheduling import LaneView, ModelView, NodeView, Plan, Start, Why, plan, slots
 
 NOW, MAX_WAIT = 1000.0, 60.0
 OTTER, HERON, IBIS = 1, 2, 3

@@ -1,10 +1,10 @@
 """Finding words in texts that the database cannot read."""
 
 import pytest
-from daemonpulse.queue.models import Prompt
-from daemonpulse.queue.search import search
 
 from daemonpulse.queue import search as search_module
+from daemonpulse.queue.models import Prompt
+from daemonpulse.queue.search import search
 
 from .prompts import done, submit
 

@@ -1,11 +1,11 @@
 """The state machine: every move there is, and who wins when two move at once."""
 
 import pytest
-from daemonpulse.queue.models import Prompt
-from daemonpulse.queue.states import EVENT_KINDS, MOVES, State
 from django.db import connection, transaction
 
 from daemonpulse.models import Event
+from daemonpulse.queue.models import Prompt
+from daemonpulse.queue.states import EVENT_KINDS, MOVES, State
 
 from .prompts import HOPELESS, claim, die, fresh, make_due, running, submit
 

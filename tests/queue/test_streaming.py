@@ -5,17 +5,17 @@ import json
 import threading
 
 import pytest
-from daemonpulse.queue.live import Position, output_message
-from daemonpulse.queue.models import Prompt
-from daemonpulse.queue.models.attempt import note_progress, reclassify
-from daemonpulse.queue.states import Outcome
-from daemonpulse.queue.streaming import caught_up, forwarded, last_seen, prompt_stream
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemonpulse import tail
 from daemonpulse.models import Event
+from daemonpulse.queue.live import Position, output_message
+from daemonpulse.queue.models import Prompt
+from daemonpulse.queue.models.attempt import note_progress, reclassify
+from daemonpulse.queue.states import Outcome
+from daemonpulse.queue.streaming import caught_up, forwarded, last_seen, prompt_stream
 from pulse.thinking import Kind
 from tests.conftest import wait_for
 

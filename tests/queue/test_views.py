@@ -7,13 +7,13 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from daemonpulse.queue.board import lane_statuses
-from daemonpulse.queue.models import Lane, Prompt
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 from django.utils import timezone
 
 from daemonpulse.queue import board
+from daemonpulse.queue.board import lane_statuses
+from daemonpulse.queue.models import Lane, Prompt
 from fleet.models import Node
 
 from .prompts import CUT, cancelled, claim, done, failed, fresh, running, stream, submit

@@ -4,13 +4,13 @@ import time
 from datetime import timedelta
 
 import pytest
-from daemonpulse.queue.models import Runner
-from daemonpulse.queue.watch import Watch, interval, tidy
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 from django_q.models import OrmQ
 
 from daemonpulse.models import Event, SignInLink
+from daemonpulse.queue.models import Runner
+from daemonpulse.queue.watch import Watch, interval, tidy
 from fleet.models import Node
 from tests.conftest import wait_for
 

@@ -200,3 +200,26 @@ def test_it_answers_with_a_page_and_a_sign_in_link(shared_site):
     link = shared_site.run("sign-in-link", "--url", shared_site.url).stdout.strip()
     assert browser.get(link, timeout=10).status_code == 200
     assert requests.get(link, timeout=10).status_code == 410, "a link works once"
+
+
+def test_it_rotates_the_key_and_reads_everything_with_the_new_one(one_model_daemon):
+    one_model_daemon.control("reset")
+    site = Installation(one_model_daemon)
+    site.up()
+    try:
+        prompt_id = site.submit(OTTER, "keep this [[tokens=5]]")
+        answer = site.wait_for_state(prompt_id, "done")["answer"]
+        refused = site.run("rotate-key")
+        assert refused.returncode != 0 and "running" in refused.stderr
+    finally:
+        site.stop()
+    before = (site.data_dir / "secret.key").read_text()
+    assert site.run("rotate-key").returncode == 0
+    after = (site.data_dir / "secret.key").read_text()
+    assert after != before
+    assert site.history()[0]["answer"] == answer
+    (site.data_dir / "secret.key").write_text(before)
+    assert "key does not fit" in site.run("export-history").stderr
+    (site.data_dir / "secret.key.next").write_text(after)  # as if it had been cut off before the last step
+    assert site.run("rotate-key", "--finish").returncode == 0
+    assert site.history()[0]["text"] == "keep this [[tokens=5]]"

@@ -43,6 +43,8 @@ def find_postgres() -> str | None:
 
 
 def pytest_collection_modifyitems(config, items):
+    # Playwright keeps an event loop running in this process, in which Django refuses to touch a database.
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
     skipped: dict[str, int] = {}
     for item in items:
         for marker, (is_missing, _) in MISSING.items():

@@ -15,7 +15,7 @@ from forge import inventory
 from pulse.inference import Inference
 
 from .models import Attempt
-from .models.prompt import Ending
+from .models.running import Ending
 from .output import Output
 
 log = logging.getLogger(__name__)

@@ -54,7 +54,7 @@ class Lane(models.Model):
         self._set_paused(False)
         from .runner import Runner
 
-        transaction.on_commit(Runner.call)
+        Runner.call_on_commit()
 
     def _set_paused(self, is_paused: bool) -> None:
         with transaction.atomic():

@@ -89,6 +89,11 @@ class Runner(models.Model):
         return True
 
     @classmethod
+    def call_on_commit(cls) -> None:
+        """call() once the current transaction has committed."""
+        transaction.on_commit(cls.call)
+
+    @classmethod
     def take(cls, name: str) -> bool:
         """Become the runner; False while another one is alive."""
         now = timezone.now()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Attempt, Chunk, Lane, Prompt, Runner
-from daemonpulse.queue.models.running import Ending
 from daemonpulse.queue.models.runner import machine
+from daemonpulse.queue.models.running import Ending
 from daemonpulse.queue.states import Outcome
 from fleet.models import Node
 from pulse.thinking import Kind

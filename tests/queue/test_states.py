@@ -94,7 +94,7 @@ def test_it_moves_none_of_many_when_one_may_not(alice, node):
 
 def test_it_writes_the_state_and_its_event_together_or_not_at_all(alice, monkeypatch):
     prompt = in_state(alice, "queued")
-    monkeypatch.setattr("daemonpulse.queue.models.prompt.record_many", lambda events: 1 / 0)
+    monkeypatch.setattr("daemonpulse.queue.models.running.record_many", lambda events: 1 / 0)
 
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         prompt.move(State.CANCELLED)
@@ -107,7 +107,7 @@ def test_it_writes_the_state_and_its_event_in_one_transaction(alice, monkeypatch
     prompt = in_state(alice, "queued")
     seen = []
     monkeypatch.setattr(
-        "daemonpulse.queue.models.prompt.record_many", lambda events: seen.append(connection.in_atomic_block)
+        "daemonpulse.queue.models.running.record_many", lambda events: seen.append(connection.in_atomic_block)
     )
 
     prompt.move(State.CANCELLED)

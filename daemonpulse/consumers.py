@@ -5,6 +5,7 @@ from urllib.parse import parse_qs
 
 from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.db import close_old_connections
 
 from daemonpulse.tail import tail
 
@@ -13,8 +14,13 @@ REFRESH_SECONDS = 0.15
 
 
 def in_thread(function):
-    """Run a function that reads the database in the loop's pool of threads."""
-    return sync_to_async(function, thread_sensitive=False)
+    """Run a function that reads the database in the loop's pool of threads, without a connection that is broken."""
+
+    def run(*args, **kwargs):
+        close_old_connections()
+        return function(*args, **kwargs)
+
+    return sync_to_async(run, thread_sensitive=False)
 
 
 class LiveConsumer(AsyncWebsocketConsumer):

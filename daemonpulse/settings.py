@@ -127,6 +127,7 @@ CSRF_COOKIE_NAME = "daemonpulse_csrf"
 CSRF_FAILURE_VIEW = "daemonpulse.views.csrf_failure"
 IS_BEHIND_TLS = os.environ.get("DAEMONPULSE_TLS") == "1"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_BEHIND_TLS
+CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ALLOWED_HOSTS] if IS_BEHIND_TLS else []
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
 from django.conf import settings
+from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
 from daemonpulse import wakeup
@@ -74,7 +75,11 @@ class Tail:
         loop = asyncio.get_running_loop()
 
         def hear():
-            listener.drain()
+            try:
+                listener.drain()
+            except Exception:  # its connection broke: look by the clock, which is slower
+                log.exception("tail.listener_lost")
+                loop.remove_reader(listener.fileno())
             called.set()
 
         if listener.fileno() is not None:
@@ -105,6 +110,7 @@ class Tail:
 
     def _read(self) -> list[tuple[str, dict]]:
         """(group, message) for the events that somebody here watches."""
+        close_old_connections()
         events = list(Event.objects.after(self.cursor)[:BATCH])
         if not events:
             return []
@@ -116,7 +122,10 @@ class Tail:
             by_kind[event.kind].append(event)
         for kind, of_kind in by_kind.items():
             if path := settings.LIVE_MESSAGES.get(kind):
-                made |= import_string(path)(of_kind)
+                try:
+                    made |= import_string(path)(of_kind)
+                except Exception:  # viewers of a bare event ask the database
+                    log.exception("tail.message_failed kind=%s", kind)
         return [
             (group, {"type": "event", "id": event.id, "kind": event.kind, "subject": event.subject, "data": event.data}
              | made.get(event.id, {}))

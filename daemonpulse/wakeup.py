@@ -37,7 +37,7 @@ def notify_on_commit(lasting: bool = True) -> None:
         return
     call = notify if lasting else notify_output
     if not any(entry[1] is call for entry in connection.run_on_commit):
-        transaction.on_commit(call)
+        transaction.on_commit(call, robust=True)  # what is committed is accepted, whatever becomes of the call
 
 
 def notify_output() -> None:

@@ -17,6 +17,16 @@ HOST = re.compile(r"[\w.:%-]+")  # a name, with or without a domain, or an IP ad
 PATH = re.compile(r"[!-~]*")
 
 
+class TokenForm(forms.Form):
+    """Another token for a node; empty: none."""
+
+    token = forms.CharField(
+        max_length=300,
+        required=False,
+        validators=[RegexValidator(r"^[!-~]+$", "A token has only letters, digits and signs, no spaces or accents.")],
+    )
+
+
 class NodeForm(forms.ModelForm):
     """Add a node: its address is asked what it is; an address that does not answer can be added with a kind chosen."""
 

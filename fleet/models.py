@@ -1,10 +1,10 @@
 """Nodes: the daemons we talk to."""
 
-from django.db import models, transaction
+from django.db import models
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
-from daemonpulse.models.event import record
+from daemonpulse.models.event import record, writing
 from fleet.daemons import kinds
 from fleet.daemons.base import Daemon
 from fleet.daemons.errors import DaemonError, Reason
@@ -83,7 +83,7 @@ class Node(models.Model):
 
     def _look(self, state: State, reason: str, **fields) -> bool:
         fields |= {"state": state, "reason": reason, "checked_at": timezone.now()}
-        with transaction.atomic():
+        with writing():
             changed = Node.objects.filter(pk=self.pk).exclude(state=state, reason=reason).update(**fields)
             if changed:
                 record(f"node.{state}", self.pk)
@@ -93,6 +93,13 @@ class Node(models.Model):
             setattr(self, name, value)
         return bool(changed)
 
+    def set_token(self, token: str) -> None:
+        """Use another token from now on; the state is unknown until the next look."""
+        with writing():
+            Node.objects.filter(pk=self.pk).update(token=token, state=State.UNKNOWN, reason="")
+            record("node.changed", self.pk)
+        self.token, self.state, self.reason = token, State.UNKNOWN, ""
+
     def enable(self) -> None:
         self._switch(True)
 
@@ -101,13 +108,13 @@ class Node(models.Model):
         self._switch(False)
 
     def _switch(self, is_enabled: bool) -> None:
-        with transaction.atomic():
+        with writing():
             if Node.objects.filter(pk=self.pk, is_enabled=not is_enabled).update(is_enabled=is_enabled):
                 record("node.enabled" if is_enabled else "node.disabled", self.pk)
         self.is_enabled = is_enabled
 
     def remove(self) -> None:
         """Forget it and its models; prompts it ran stay."""
-        with transaction.atomic():
+        with writing():
             record("node.removed", self.pk)
             self.delete()

@@ -8,6 +8,7 @@ urlpatterns = [
     path("add/", views.node_add, name="node_add"),
     path("<int:pk>/enable/", views.node_enable, name="node_enable"),
     path("<int:pk>/disable/", views.node_disable, name="node_disable"),
+    path("<int:pk>/token/", views.node_token, name="node_token"),
     path("<int:pk>/removal/", views.node_removal, name="node_removal"),
 ]
 

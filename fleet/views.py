@@ -6,7 +6,7 @@ from django.db.models import Count, Q
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from fleet.forms import NodeForm
+from fleet.forms import NodeForm, TokenForm
 from fleet.models import Node
 
 
@@ -51,6 +51,20 @@ def node_enable(request, pk):
 @permission_required("fleet.change_node", raise_exception=True)
 def node_disable(request, pk):
     get_object_or_404(Node, pk=pk).disable()
+    return redirect("node_list")
+
+
+@require_POST
+@permission_required("fleet.change_node", raise_exception=True)
+def node_token(request, pk):
+    """Give a node another token, or none; the next look tells whether it fits."""
+    node = get_object_or_404(Node, pk=pk)
+    form = TokenForm(request.POST)
+    if form.is_valid():
+        node.set_token(form.cleaned_data["token"])
+        messages.success(request, f"The token of {node} is set.")
+    else:
+        messages.error(request, form.errors["token"][0])
     return redirect("node_list")
 
 

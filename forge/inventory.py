@@ -1,5 +1,6 @@
 """One look at a node: does it answer, which models has it, what is loaded."""
 
+import logging
 import time
 from dataclasses import dataclass, field
 
@@ -7,10 +8,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from daemonpulse.models.event import record as record_event
-from fleet.daemons.errors import DaemonError
+from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.types import ModelInfo
 from fleet.models import Node
 from forge.models import Model
+
+log = logging.getLogger(__name__)
 
 FIELDS = ("name", "type", "loaded", "slots", "size_bytes", "context_length", "reasoning_options", "gone_at")
 
@@ -38,6 +41,9 @@ def ask(node: Node) -> Answer:
         told = node.connect().models()
     except DaemonError as error:
         return Answer(error=error)
+    except Exception:  # an answer that nobody foresaw must not take its caller down
+        log.exception("node.odd_answer node=%s", node.pk)
+        return Answer(error=DaemonError(Reason.NOT_UNDERSTOOD, "an answer that we do not understand"))
     return Answer(told, time.monotonic() - started)
 
 

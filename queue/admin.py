@@ -94,6 +94,9 @@ class LaneAdmin(admin.ModelAdmin):
     search_fields = ["model"]
     actions = ["pause", "resume"]
 
+    def has_delete_permission(self, request, obj=None):
+        return False
+
     @admin.action(description="Pause", permissions=["change"])
     def pause(self, request, queryset):
         for lane in queryset:

@@ -1,5 +1,7 @@
 """The JSON API for scripts; documented in docs/api.md."""
 
+import uuid
+
 from django.core.paginator import Paginator
 from django.http import JsonResponse, StreamingHttpResponse
 
@@ -33,6 +35,8 @@ def submit(request):
     data = json_body(request)
     if errors := type_errors(data):
         raise ApiError.of_fields(errors)
+    if known := _known(request.user, data.get("id")):  # a repeat is safe, whatever has changed since
+        return _stream(known, None) if data.get("stream") else JsonResponse(described(known))
     form = SubmissionForm(data, owner=request.user)
     if not form.is_valid():
         raise ApiError.of_fields(form_errors(form))
@@ -43,6 +47,14 @@ def submit(request):
     if form.cleaned_data.get("stream"):
         return _stream(prompt, None, is_new)
     return JsonResponse(described(prompt), status=201 if is_new else 200)
+
+
+def _known(user, id: str | None) -> Prompt | None:
+    """The user's prompt with this id, if it is one."""
+    try:
+        return Prompt.objects.of(user).select_related("lane", "node").filter(pk=uuid.UUID(id)).first() if id else None
+    except ValueError:
+        return None
 
 
 def list_(request):

@@ -7,4 +7,4 @@ class QueueConfig(AppConfig):
     verbose_name = "Queue (prompts)"
 
     def ready(self):
-        from . import checks  # noqa: F401 - registers the system checks
+        from . import checks, pins  # noqa: F401 - register the system checks and what follows a node's removal

@@ -143,7 +143,3 @@ def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
             prompt.lane = status.lane
             wait = prompt.expected_wait(place, status.slots) if not status.why or status.running else None
             status.waiting_rows.append(Row(prompt, prompt.owner_id == user.pk, place, wait))
-
-
-def lane_status(user, lane_id: int) -> LaneStatus | None:
-    return next((status for status in lane_statuses(user) if status.lane.pk == lane_id), None)

@@ -1,20 +1,18 @@
 """Live pages of the queue: authorise, subscribe, forward."""
 
 import asyncio
-from collections import OrderedDict
 from typing import NamedTuple
 
 from django.template.loader import render_to_string
 
 from daemonpulse.consumers import LiveConsumer, RefreshingConsumer, in_thread
 
-from .board import lane_statuses
 from .live import Position
 from .models import Prompt
-from .pages import model_choices, prompt_context
+from .pages import board_context, model_choices, prompt_context
 
 LATER_SECONDS = 0.7
-MAX_RENDERINGS = 100
+SHARED_SECONDS = 2.0
 MOVES_PLACES = {"prompt.claimed", "prompt.cancelled", "prompt.reordered", "prompt.edited", "prompt.queued"}
 
 
@@ -24,13 +22,14 @@ class PromptConsumer(LiveConsumer):
     `?seen=` says what the page shows already, so that a page that is up to date is left alone.
     """
 
-    renderings: OrderedDict[tuple, asyncio.Future] = OrderedDict()  # of this process, newest last
+    renderings: dict[tuple, asyncio.Future] = {}  # of this process, for a moment
 
     async def authorise(self) -> list[str] | None:
         self.prompt_id = self.scope["url_route"]["kwargs"]["pk"]
         self.position = Position()
         self.prompt: Prompt | None = None
         self.later: asyncio.Task | None = None
+        self.in_order = asyncio.Lock()
         if not await in_thread(Prompt.objects.of(self.user).filter(pk=self.prompt_id).exists)():
             return None
         return [f"prompt.{self.prompt_id}", "all.prompt", "all.lane", "all.node"]
@@ -48,9 +47,9 @@ class PromptConsumer(LiveConsumer):
         if message["subject"] != str(self.prompt_id):
             self._others_moved(message)
             return
-        if message["kind"] == "prompt.progress" and self.position.is_before_text_of(message["data"]["attempt"]):
+        if "html" in message and self.position.is_before_text_of(message["data"]["attempt"]):
             await self.send(message["html"])
-        elif message["kind"] == "prompt.output" and self.position.knows_or_continues(message["pieces"]):
+        elif self.position.knows_or_continues(message.get("pieces", ())):
             await self._forward(message)
         else:
             await self._resend(message["id"])
@@ -74,7 +73,8 @@ class PromptConsumer(LiveConsumer):
         await self._resend(event_id)
 
     async def _resend(self, event_id: int | None) -> None:
-        await self.send((await self._shown(event_id)).html)
+        async with self.in_order:  # what was rendered later is sent later
+            await self.send((await self._shown(event_id)).html)
 
     async def _shown(self, event_id: int | None) -> "Shown":
         """The prompt as it is now; rendered once for all of its viewers who hear of the same event."""
@@ -82,10 +82,9 @@ class PromptConsumer(LiveConsumer):
         rendering = self.renderings.get(key) if event_id else None
         if rendering is None:
             rendering = asyncio.ensure_future(in_thread(rendered)(self.user, self.prompt_id))
-            if event_id:
+            if event_id:  # all its viewers hear of an event in the same moment
                 self.renderings[key] = rendering
-                while len(self.renderings) > MAX_RENDERINGS:
-                    self.renderings.popitem(last=False)
+                asyncio.get_running_loop().call_later(SHARED_SECONDS, self.renderings.pop, key, None)
         shown = await asyncio.shield(rendering)
         self.prompt, self.position = shown.prompt, shown.position.copy()
         return shown
@@ -111,9 +110,12 @@ class BoardConsumer(RefreshingConsumer):
         return ["all.prompt", "all.lane", "all.node", "all.model"]
 
     def fragments(self) -> dict[str, str]:
-        statuses = lane_statuses(self.user)
-        lanes = {status.lane.dom_id: render_to_string("queue/_lane.html", {"status": status}) for status in statuses}
-        return {"lanes": render_to_string("queue/_lanes.html", {"statuses": statuses})} | lanes
+        context = board_context(self.user)
+        lanes = {
+            status.lane.dom_id: render_to_string("queue/_lane.html", context | {"status": status})
+            for status in context["statuses"]
+        }
+        return {"lanes": render_to_string("queue/_lanes.html", context)} | lanes
 
     def changed(self, old: dict[str, str], new: dict[str, str]) -> list[str]:
         """The whole list when lanes came, went or changed places; otherwise single lanes."""

@@ -75,16 +75,21 @@ class Execution:
 
     def run(self) -> None:
         """Never raises: what nobody foresaw is logged and told as a failure."""
+        news = News(self, error=DaemonError(Reason.GENERATION_FAILED, "an error of our own; see the log"))
         try:
-            news = self._stream()
-        except DaemonError as error:
-            news = self._failure(error)
+            news = self._outcome()
         except Exception:
             log.exception("attempt.crashed prompt=%s number=%s", self.attempt.prompt_id, self.attempt.number)
+        finally:
+            news.is_end = True
+            self.tell(news)
             self.stop()
-            news = News(self, error=DaemonError(Reason.GENERATION_FAILED, "an error of our own; see the log"))
-        news.is_end = True
-        self.tell(news)
+
+    def _outcome(self) -> News:
+        try:
+            return self._stream()
+        except DaemonError as error:
+            return self._failure(error)
 
     def _stream(self) -> News:
         stream = self.node.connect().chat(self.request)

@@ -237,6 +237,10 @@ class BatchForm(forms.Form):
         if len(rows) > MAX_BATCH:
             raise ValidationError(f"At most {MAX_BATCH} prompts at once; these are {len(rows)}.", code="too_many")
         data["drafts"] = [self._draft(what, number, row, data.get("model")) for number, row in rows]
+        lines: dict = {}
+        for (number, _), draft in zip(rows, data["drafts"], strict=True):
+            if (id := draft.get("id")) and lines.setdefault(id, number) != number:
+                raise self._line_error(what, number, f"id: line {lines[id]} has it already.")
         return data
 
     def _pasted(self, data) -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from forge.models import Model
 from pulse.markdown import render
 from pulse.thinking import Kind
 
-from .board import outlooks
+from .board import lane_statuses, outlooks
 from .live import Position, last_attempt_with_texts
 from .models import Prompt
 
@@ -36,6 +36,17 @@ def prompt_context(prompt: Prompt) -> dict:
         "position": position,
         "seen": f"{prompt.state}.{prompt.attempt_number}.{len(reasoning)}.{len(answer)}.{place}.{prompt.reason}",
     }
+
+
+def board_context(user) -> dict:
+    """The lanes, and whether this user may pause them."""
+    return {"statuses": lane_statuses(user), "may_pause": user.has_perm("queue.change_lane")}
+
+
+def lane_context(user, lane_id: int) -> dict:
+    """One lane of the board."""
+    context = board_context(user)
+    return context | {"status": next((s for s in context["statuses"] if s.lane.pk == lane_id), None)}
 
 
 def model_choices(chosen: str = "") -> list[dict]:

@@ -19,6 +19,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from daemonpulse import wakeup
+from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node
 from forge import inventory
 
@@ -26,6 +27,7 @@ from .chats import chat_request
 from .execution import Execution, News
 from .models import Attempt, Prompt, Runner
 from .models.attempt import LEASE, note_progress, reclassify
+from .models.running import Ending
 from .output import FLUSH_SECONDS, flush
 from .snapshot import make_plan
 from .states import Outcome
@@ -141,12 +143,25 @@ class LaneRunner:
                 should_plan |= self._take_in_safely(news)
         if not finished:
             return should_plan
+        endings = [news.ending() for news in finished]
         try:
             with transaction.atomic():
-                Prompt.finish_all([news.ending() for news in finished])
-        except Exception:  # their leases run out, and they are run again
-            log.exception("news.lost count=%s", len(finished))
+                Prompt.finish_all(endings)
+        except Exception:  # one of them cannot be stored: the others must not suffer for it
+            log.exception("answers.failed count=%s", len(endings))
+            for ending in endings:
+                self._finish_safely(ending)
         return True
+
+    def _finish_safely(self, ending: Ending) -> None:
+        try:
+            with transaction.atomic():
+                Prompt.finish_all([ending])
+        except Exception:
+            log.exception("answer.lost prompt=%s", ending.attempt.prompt_id)
+            error = DaemonError(Reason.NOT_UNDERSTOOD, "its answer could not be stored; see the log")
+            with transaction.atomic():
+                ending.attempt.prompt.fail(ending.attempt, error)
 
     def _take_in_safely(self, news: News) -> bool:
         """One stream's trouble is not the others': its attempt is left to its lease."""
@@ -162,10 +177,12 @@ class LaneRunner:
     def _take_in(self, news: News) -> bool:
         """Record what one stream told. True when the lanes should be looked at."""
         execution = news.execution
-        if news.looked:
-            inventory.record(execution.node, news.looked)
         if news.is_end:
             self._end(news)
+        if news.looked:
+            with transaction.atomic():
+                inventory.record(execution.node, news.looked)
+        if news.is_end:
             return True
         if news.reclassify is not None:
             reclassify(execution.attempt, news.reclassify)
@@ -190,11 +207,8 @@ class LaneRunner:
             return False
         running = Counter((run.attempt.prompt.lane_id, run.node.pk) for run in self.executions.values())
         free = {pair: slots - running[pair] for pair, (slots, _) in self.open_lanes.items() if slots > running[pair]}
-        if free:
-            with transaction.atomic():
-                for pair, count in free.items():
-                    self._claim(pair[0], self.open_lanes[pair][1], count)
-        return self._begin_claimed()
+        return self._claim_all([(lane_id, self.open_lanes[lane_id, node_id][1], count, False)
+                                for (lane_id, node_id), count in free.items()])  # fmt: skip
 
     def _plan(self) -> None:
         """Look at all lanes and nodes, and start what may start."""
@@ -213,17 +227,39 @@ class LaneRunner:
         if not decided.starts:
             return
         nodes |= Node.objects.in_bulk({start.node_id for start in decided.starts} - set(nodes))
-        with transaction.atomic():
-            for start in decided.starts:
-                self._claim(start.lane_id, nodes[start.node_id], start.count, start.loads)
-        self._begin_claimed()
+        self._claim_all([(start.lane_id, nodes[start.node_id], start.count, start.loads)
+                         for start in decided.starts if start.node_id in nodes])  # fmt: skip
+
+    def _claim_all(self, claims: list[tuple[int, Node, int, bool]]) -> bool:
+        """Make these claims in one transaction and begin their streams. What cannot be claimed is logged and
+        left to the next plan: it must not stop the streams that run."""
+        before = set(self.executions)
+        try:
+            with transaction.atomic():
+                for claim in claims:
+                    self._claim(*claim)
+        except Exception:
+            log.exception("claim.failed")
+            for pk in set(self.executions) - before:
+                del self.executions[pk]
+            self.claimed.clear()
+            self.open_lanes = {}
+            return False
+        return self._begin_claimed()
 
     def _claim(self, lane_id: int, node: Node, count: int, loads: bool = False) -> None:
         count = min(count, MAX_STREAMS - len(self.executions))
         if count <= 0:
             return
         for attempt in Prompt.claim(lane_id, node.pk, self.name, count):
-            execution = Execution(attempt, node, chat_request(attempt.prompt), self.inbox.put, loads)
+            try:
+                request = chat_request(attempt.prompt)
+            except Exception:  # such as a text that the key does not read
+                log.exception("request.failed prompt=%s", attempt.prompt_id)
+                error = DaemonError(Reason.BAD_REQUEST, "its request could not be built; see the log")
+                attempt.prompt.fail(attempt, error)
+                continue
+            execution = Execution(attempt, node, request, self.inbox.put, loads)
             self.executions[attempt.pk] = execution
             self.claimed.append(execution)
 

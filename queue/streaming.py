@@ -56,19 +56,18 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
                 yield b"".join(events)
             if has_ended:
                 return
-            message = None
-            while message is None:
-                try:
-                    message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
-                except TimeoutError:
-                    yield b": waiting\n\n"
+            try:
+                message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
+            except TimeoutError:  # a message may have been lost, the last one too: look
+                yield b": waiting\n\n"
+                message = {"kind": "look"}
 
 
 def forwarded(message: dict, position: Position) -> list[bytes] | None:
     """The events that a message from the log means to a client at `position`, which moves on; None when the
     database must be asked."""
     match message["kind"]:
-        case "prompt.output" if position.knows_or_continues(message["pieces"]):
+        case "prompt.output" if position.knows_or_continues(message.get("pieces", ())):
             return [
                 sse(NAMES[Kind(piece["kind"])], {"text": piece["text"]}, position)
                 for piece in message["pieces"]

@@ -1,16 +1,16 @@
 """Pages of the queue: HTTP to one verb, and the verb's result to a partial or a redirect."""
 
 from django.contrib import messages
+from django.contrib.auth.decorators import permission_required
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from .board import lane_status, lane_statuses
 from .forms import SETTINGS, BatchForm, EditForm, HistoryForm, PromptForm, ReorderForm
 from .models import Lane, Prompt
-from .pages import has_nodes, model_choices, prompt_context
+from .pages import board_context, has_nodes, lane_context, model_choices, prompt_context
 from .search import search
 
 PAGE_SIZE = 30
@@ -33,7 +33,7 @@ def _answer(request, prompt: Prompt) -> HttpResponse:
 
 @require_GET
 def board(request):
-    context = {"section": "board", "statuses": lane_statuses(request.user), "has_nodes": has_nodes()}
+    context = board_context(request.user) | {"section": "board", "has_nodes": has_nodes()}
     return render(request, "queue/board.html", context)
 
 
@@ -126,7 +126,7 @@ def prompt_cancellation(request, pk):
     prompt = _own_prompt(request, pk)
     prompt.cancel()
     if request.headers.get("HX-Target", "").startswith("lane-"):
-        return render(request, "queue/_lane.html", {"status": lane_status(request.user, prompt.lane_id)})
+        return render(request, "queue/_lane.html", lane_context(request.user, prompt.lane_id))
     return _answer(request, prompt)
 
 
@@ -153,11 +153,13 @@ def prompt_position(request, pk):
 
 
 @require_POST
+@permission_required("queue.change_lane", raise_exception=True)
 def lane_pause(request, pk):
     return _lane_verb(request, pk, Lane.pause)
 
 
 @require_POST
+@permission_required("queue.change_lane", raise_exception=True)
 def lane_resume(request, pk):
     return _lane_verb(request, pk, Lane.resume)
 
@@ -165,5 +167,5 @@ def lane_resume(request, pk):
 def _lane_verb(request, pk, verb) -> HttpResponse:
     verb(get_object_or_404(Lane, pk=pk))
     if request.htmx:
-        return render(request, "queue/_lane.html", {"status": lane_status(request.user, pk)})
+        return render(request, "queue/_lane.html", lane_context(request.user, pk))
     return redirect("board")

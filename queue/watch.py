@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from django.core.management import call_command
+from django.db import DatabaseError, connections
 from django.utils import timezone
 
 from daemonpulse.models import Event, SignInLink
@@ -61,6 +62,9 @@ class Watch:
     def _probe(self, node: Node) -> None:
         try:
             inventory.look(node)
+        except DatabaseError:
+            log.exception("node.probe_failed node=%s", node.pk)
+            connections.close_all()  # this thread's; a broken one would stay broken
         except Exception:
             log.exception("node.probe_failed node=%s", node.pk)
         finally:

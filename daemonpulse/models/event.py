@@ -1,6 +1,8 @@
 """The event log: every state change leaves a row here, in the transaction that made it."""
 
-from django.db import connection, models
+from contextlib import contextmanager
+
+from django.db import connection, models, transaction
 from django.utils import timezone
 
 from daemonpulse import wakeup
@@ -74,6 +76,15 @@ def _take_turn() -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [POSTGRES_LOCK])
+
+
+@contextmanager
+def writing():
+    """A transaction that will record events. On PostgreSQL it takes its turn before it locks any row: two that
+    lock rows first and then wait for the turn would wait for each other."""
+    with transaction.atomic(savepoint=False):
+        _take_turn()
+        yield
 
 
 def record_many(events: list[Event]) -> None:

@@ -31,10 +31,14 @@ class Turns:
 
     def take(self) -> None:
         self.thread_turn.acquire()
-        if fcntl is not None:
-            if self.file is None:
-                self.file = self.path.open("w")
-            fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            if fcntl is not None:
+                if self.file is None:
+                    self.file = self.path.open("w")
+                fcntl.flock(self.file, fcntl.LOCK_EX)
+        except BaseException:
+            self.thread_turn.release()
+            raise
 
     def give_back(self) -> None:
         if self.file is not None:

@@ -52,6 +52,8 @@ def call(method: str, url: str, token: str = "", body: dict | None = None, secon
         raise DaemonError(_connection_reason(error), "no connection") from error
     except requests.RequestException as error:
         raise DaemonError(Reason.NOT_UNDERSTOOD, type(error).__name__) from error
+    except ValueError as error:  # urllib3 says so of a host name that cannot be one
+        raise DaemonError(Reason.UNREACHABLE, "no such host name") from error
     return _judged(answer.status_code, content)
 
 

@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from django.db import models, transaction
+from django.db import models
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
-from daemonpulse.models.event import Event, record, record_many
+from daemonpulse.models.event import Event, record, record_many, writing
 from fleet.daemons.errors import Reason
 from fleet.models import Node
 from pulse.thinking import Kind
@@ -137,7 +137,7 @@ def append(batches: list[tuple[Attempt, list[Chunk]]]) -> list[Attempt]:
     Returns the attempts that turned out to be stale; nothing of theirs is stored.
     """
     stale, chunks, events = [], [], []
-    with transaction.atomic(savepoint=False):
+    with writing():
         for attempt, new in batches:
             fields = {"chunk_count": attempt.chunk_count + len(new)}
             if attempt.first_token_at is None:
@@ -164,7 +164,7 @@ def append(batches: list[tuple[Attempt, list[Chunk]]]) -> list[Attempt]:
 
 def note_progress(attempt: Attempt, progress: dict) -> None:
     """Keep what happens before the first token, unless the attempt has ended."""
-    with transaction.atomic(savepoint=False):
+    with writing():
         if Attempt.objects.running().filter(pk=attempt.pk).update(progress=progress):
             ids = {"attempt": attempt.number, "attempt_id": attempt.pk}
             record("prompt.progress", attempt.prompt_id, **progress, **ids)
@@ -173,7 +173,7 @@ def note_progress(attempt: Attempt, progress: dict) -> None:
 def reclassify(attempt: Attempt, up_to: int) -> None:
     """All that was stored as answer, up to the chunk with this `seq`, was reasoning: its closing tag came without
     an opening one. What is behind may be stored already and stays as it is."""
-    with transaction.atomic(savepoint=False):
+    with writing():
         if not Attempt.objects.running().filter(pk=attempt.pk).exists():
             return
         length = 0

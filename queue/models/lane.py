@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.db import models
 
-from daemonpulse.models.event import record
+from daemonpulse.models.event import record, writing
 from pulse.thinking import ThinkSeparator
 
 SMOOTHING = 0.2  # weight of the newest prompt in the lane's mean duration
@@ -33,6 +33,8 @@ class Lane(models.Model):
         return self.model
 
     def clean(self):
+        if self.limit == 0:
+            raise ValidationError({"limit": "At least 1. To stop the lane, pause it."})
         try:
             ThinkSeparator(self.opening_tag, self.closing_tag)
         except ValueError as error:
@@ -57,7 +59,7 @@ class Lane(models.Model):
         Runner.call_on_commit()
 
     def _set_paused(self, is_paused: bool) -> None:
-        with transaction.atomic():
+        with writing():
             if Lane.objects.filter(pk=self.pk, is_paused=not is_paused).update(is_paused=is_paused):
                 record("lane.paused" if is_paused else "lane.resumed", self.pk)
         self.is_paused = is_paused

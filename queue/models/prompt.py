@@ -8,7 +8,7 @@ from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
-from daemonpulse.models.event import record_many
+from daemonpulse.models.event import record_many, writing
 from fleet.daemons.errors import Reason
 from fleet.models import Node
 
@@ -167,7 +167,7 @@ class Prompt(Waiting, Running, models.Model):
 
         Raises PermissionError when an id is another owner's.
         """
-        with transaction.atomic(savepoint=False):
+        with writing():
             ids = [draft["id"] for draft in drafts if draft.get("id")]
             known = {prompt.pk for prompt in cls._known(ids, owner)}
             new = {draft.get("id") or uuid.uuid4(): draft for draft in drafts if draft.get("id") not in known}
@@ -206,7 +206,7 @@ class Prompt(Waiting, Running, models.Model):
             self.refresh_from_db(fields=["state", "attempt_number"])
             if not self.can_cancel:
                 return False
-            with transaction.atomic(savepoint=False):
+            with writing():
                 if self.move(State.CANCELLED, finished_at=timezone.now()):
                     if attempt := self.attempts.running().first():
                         attempt.fold(Outcome.CANCELLED)
@@ -219,7 +219,7 @@ class Prompt(Waiting, Running, models.Model):
             return False
         now = timezone.now()
         cleared = {"tries": 0, "reason": "", "detail": "", "finished_at": None}
-        with transaction.atomic(savepoint=False):
+        with writing():
             won = self.move(State.QUEUED, due_at=now, position=now.timestamp(), **cleared)
             if won:
                 Runner.call_on_commit()

@@ -91,7 +91,7 @@ class Runner(models.Model):
     @classmethod
     def call_on_commit(cls) -> None:
         """call() once the current transaction has committed."""
-        transaction.on_commit(cls.call)
+        transaction.on_commit(cls.call, robust=True)
 
     @classmethod
     def take(cls, name: str) -> bool:

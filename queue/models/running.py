@@ -8,8 +8,9 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from daemonpulse.models.event import Event, record_many
+from daemonpulse.models.event import Event, record_many, writing
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.models import Node
 
 from .. import retry
 from ..states import EVENT_KINDS, MOVES, Outcome, State
@@ -48,7 +49,7 @@ class Running:
         for prompt in prompts:
             groups[prompt.state, prompt.attempt_number].append(prompt)
         moved: list[Running] = []
-        with transaction.atomic(savepoint=False):
+        with writing():
             for (state, number), group in groups.items():
                 current = cls.objects.filter(state=state, attempt_number=number)
                 if len(group) > 1:  # which of them still match must be known before the update
@@ -82,12 +83,14 @@ class Running:
         Fewer than `count` when fewer are due, others are pinned to other nodes, or the lane is paused.
         """
         now = timezone.now()
-        with transaction.atomic(savepoint=False):
+        with writing():
             mine = Q(node_pin=None) | Q(node_pin=node_id)
             # Paused is asked again here: the plan that let the lane go on may be older than the pause.
             due = cls.objects.due(now).filter(mine, lane=lane_id, lane__is_paused=False).in_lane_order()
             if transaction.get_connection().features.has_select_for_update_skip_locked:
                 due = due.select_for_update(skip_locked=True, of=("self",))
+            if not Node.objects.enabled().filter(pk=node_id).exists():  # removed or disabled since the plan
+                return []
             cleared = {"reason": "", "detail": "", "finished_at": None}
             prompts = list(due.select_related("lane")[:count])
             moved = (
@@ -114,7 +117,7 @@ class Running:
         # By the object, not the row: a stale attempt of a prompt may end beside the one that runs it now.
         by_prompt = {id(ending.attempt.prompt): ending for ending in endings}
         durations: dict[Lane, list[timedelta]] = defaultdict(list)
-        with transaction.atomic(savepoint=False):
+        with writing():
             prompts = [ending.attempt.prompt for ending in endings]
             moved = cls.move_all(prompts, State.DONE, finished_at=timezone.now())
             for prompt in moved:
@@ -134,7 +137,7 @@ class Running:
         """The daemon could not: try again later, or give up, as the retry policy says."""
         tries = self.tries + 1
         told = {"reason": error.reason.value, "detail": error.detail}
-        with transaction.atomic(savepoint=False):
+        with writing():
             if retry.may_try_again(error.reason, tries):
                 won = self.move(State.QUEUED, tries=tries, due_at=timezone.now() + retry.delay(tries), **told)
             else:
@@ -146,7 +149,7 @@ class Running:
     def release(self, attempt: Attempt, outcome: Outcome, reason: Reason | None = None, rest=()) -> bool:
         """Put it back, due at once, without holding the failure against it."""
         told = {"reason": reason.value if reason else ""}
-        with transaction.atomic(savepoint=False):
+        with writing():
             if outcome == Outcome.LOST and self.attempts.filter(outcome=Outcome.LOST).count() + 1 >= retry.MAX_LOST:
                 told |= {"detail": f"The worker died {retry.MAX_LOST} times while it ran this prompt."}
                 won = self.move(State.FAILED, finished_at=timezone.now(), **told)
@@ -171,7 +174,7 @@ class Running:
         lost = Attempt.objects.running().filter(Q(leased_until__lt=timezone.now()) | Q(runner__in=gone))
         for attempt in lost.select_related("prompt__lane"):
             prompt = attempt.prompt
-            with transaction.atomic(savepoint=False):
+            with writing():
                 is_still_lost = lost.filter(pk=attempt.pk).exists()
                 if is_still_lost and prompt.is_running and prompt.attempt_number == attempt.number:
                     rescued += prompt.release(attempt, Outcome.LOST)

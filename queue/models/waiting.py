@@ -2,10 +2,9 @@
 
 from datetime import timedelta
 
-from django.db import transaction
 from django.db.models import Q
 
-from daemonpulse.models.event import record
+from daemonpulse.models.event import record, writing
 
 from .lane import Lane
 from .runner import Runner
@@ -20,7 +19,7 @@ class Waiting:
             fields["lane"] = Lane.for_model(fields.pop("model"))
         draft = type(self)(**fields)
         values = {name: getattr(draft, name) for name in fields}
-        with transaction.atomic(savepoint=False):
+        with writing():
             if not type(self).objects.queued().filter(pk=self.pk).update(**values):
                 return False
             record("prompt.edited", self.pk, owner_id=self.owner_id, lane=self.lane_id)
@@ -31,7 +30,7 @@ class Waiting:
 
     def reorder(self, where: str) -> bool:
         """Move a waiting prompt within its lane and priority: "first", "up", "down" or "last"."""
-        with transaction.atomic(savepoint=False):
+        with writing():
             waiting = type(self).objects.queued().filter(lane=self.lane_id, priority=self.priority).only("position")
             own = waiting.filter(pk=self.pk).first()
             if own is None:

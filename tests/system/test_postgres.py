@@ -22,15 +22,15 @@ def database_url():
     """A server of its own on loopback. PostgreSQL refuses to run as root, so root lends it another user."""
     programs = Path(find_postgres())
     folder = Path(tempfile.mkdtemp(prefix="daemonpulse-postgres-"))
-    as_user = []
+    as_user = {}
     if os.geteuid() == 0:
         user = next(name for name in ("postgres", "nobody") if any(entry.pw_name == name for entry in pwd.getpwall()))
         shutil.chown(folder, user)
-        as_user = ["runuser", "-u", user, "--"]
+        as_user = {"user": user}
     port = free_port()
 
     def run(*arguments):
-        subprocess.run([*as_user, *map(str, arguments)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        subprocess.run([*map(str, arguments)], check=True, cwd=folder, stdout=subprocess.DEVNULL, **as_user)
 
     run(programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "daemonpulse")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"

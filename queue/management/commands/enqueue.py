@@ -77,6 +77,7 @@ class Command(BaseCommand):
         number = 0
         try:
             while True:
+                prompt.refresh_from_db(fields=["state", "reason"])  # before the texts, so that none is missed
                 attempt, texts = last_attempt_with_texts(prompt.pk)
                 if attempt and attempt.number != number:
                     if any(shown.values()):
@@ -86,7 +87,6 @@ class Command(BaseCommand):
                     stream.write(texts[kind][shown[kind] :])
                     stream.flush()
                     shown[kind] = len(texts[kind])
-                prompt.refresh_from_db(fields=["state", "reason"])
                 if prompt.is_ended:
                     break
                 listener.wait(LOOK_SECONDS)

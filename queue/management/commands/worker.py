@@ -6,6 +6,7 @@ import signal
 import time
 
 from django.core.management.base import BaseCommand
+from django.db import close_old_connections
 
 from daemonpulse import lifeline, wakeup
 
@@ -53,12 +54,14 @@ class Command(BaseCommand):
         watch, waiting_since = Watch(), None
         while not self.is_told:
             time.sleep(STEP_SECONDS)
+            close_old_connections()
             try:
                 watch.step()
-            except Exception:
+                runner = Runner.row()
+                is_waiting = not runner.is_alive and runner.called_at is not None and bool(make_plan().starts)
+            except Exception:  # such as a database that is being restarted
                 log.exception("watch.step_failed")
-            runner = Runner.row()
-            is_waiting = not runner.is_alive and runner.called_at is not None and bool(make_plan().starts)
+                continue
             waiting_since = (waiting_since or time.monotonic()) if is_waiting else None
             if waiting_since and time.monotonic() - waiting_since > STUCK_SECONDS:
                 return True

@@ -1,5 +1,6 @@
 """Run one request on a daemon: the answer as pieces with a kind, and what it measured."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ class Inference:
                 _add(step, Kind.REASONING, self.reasoning_text.close())
                 self._add_all(self._separator(None).feed(self.message_text.close()), step)
                 self._add_all(self._separator(None).close(), step)
-                step.finished = Finished(self.measured.stats() | event.stats, event.response_id)
+                step.finished = Finished(self.measured.stats() | plain(event.stats), event.response_id[:120])
             case Started() | ToolCall():
                 pass  # prompts offer no tools yet, so a call has nobody to answer it
 
@@ -99,6 +100,15 @@ class Inference:
                 step.pieces = [(Kind.REASONING, earlier) for _, earlier in step.pieces]
             else:
                 _add(step, kind, text)
+
+
+def plain(stats: dict) -> dict:
+    """Without what no database or page can hold: NaN, infinities and odd types. A daemon's JSON may carry them."""
+    return {
+        name: value
+        for name, value in stats.items()
+        if (isinstance(value, int | float) and math.isfinite(value)) or (isinstance(value, str) and value.isprintable())
+    }
 
 
 class Surrogates:

@@ -52,7 +52,7 @@ class LMStudio(Daemon):
         rows = self.call("GET", "/api/v1/models").get("models")
         if not isinstance(rows, list):
             raise DaemonError(Reason.NOT_UNDERSTOOD, "no list of models")
-        return [_model(row) for row in rows if isinstance(row, dict) and row.get("key")]
+        return [model for row in rows if (model := _readable(row))]
 
     def chat(self, request: ChatRequest) -> "NativeStream":
         body = {"model": request.model, "input": request.text, "stream": True, "store": True}
@@ -71,20 +71,32 @@ class LMStudio(Daemon):
         self.call("POST", "/api/v1/models/unload", {"instance_id": instance})
 
 
+def _readable(row: object) -> ModelInfo | None:
+    """A row that cannot be read must not hide the others."""
+    try:
+        return _model(row) if isinstance(row, dict) and row.get("key") else None
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _count(value: object, most: int) -> int | None:
+    return value if isinstance(value, int) and 0 < value <= most else None
+
+
 def _model(row: dict) -> ModelInfo:
     instances = [item for item in row.get("loaded_instances") or [] if isinstance(item, dict) and item.get("id")]
     slots = [(item.get("config") or {}).get("parallel") for item in instances]
-    known = [count for count in slots if isinstance(count, int)]
+    known = [count for count in slots if _count(count, 1023)]
     is_llm = row.get("type") != "embedding"
     reasoning = (row.get("capabilities") or {}).get("reasoning") or {}
     return ModelInfo(
-        key=str(row["key"]),
-        name=str(row.get("display_name") or row["key"]),
+        key=str(row["key"])[:300],
+        name=str(row.get("display_name") or row["key"])[:300],
         type="llm" if is_llm else "embedding",
         loaded=tuple(str(item["id"]) for item in instances),
         slots=max(known) if known else (DEFAULT_SLOTS if is_llm else None),
-        size_bytes=row.get("size_bytes"),
-        context_length=row.get("max_context_length"),
+        size_bytes=_count(row.get("size_bytes"), 2**62),
+        context_length=_count(row.get("max_context_length"), 2**31 - 1),
         reasoning_options=tuple(str(option) for option in reasoning.get("allowed_options") or ()),
     )
 

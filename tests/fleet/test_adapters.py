@@ -483,3 +483,19 @@ def test_it_finds_no_kind_where_there_is_none():
     assert reason_of(detect, "http://127.0.0.1:9") is Reason.UNREACHABLE
     with CannedServer(HTML) as server:
         assert reason_of(detect, server.url) is Reason.NOT_UNDERSTOOD
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"key": "odd", "capabilities": {"reasoning": True}},
+        {"key": "odd", "loaded_instances": [{"id": "odd", "config": "x"}]},
+        {"key": "odd", "capabilities": {"reasoning": {"allowed_options": 3}}},
+        "odd",
+    ],
+)
+def test_it_reads_the_other_models_beside_one_that_is_odd(monkeypatch, odd):
+    daemon = LMStudio("http://127.0.0.1:9")
+    monkeypatch.setattr(daemon, "call", lambda *_: {"models": [odd, {"key": "fine", "size_bytes": 1e30}]})
+
+    assert [(model.key, model.size_bytes) for model in daemon.models()] == [("fine", None)]

@@ -164,3 +164,11 @@ def test_it_closes_the_stream():
     inference.close()
     assert stream.is_closed
     assert inference.is_closed
+
+
+def test_it_keeps_no_figure_that_is_none():
+    from pulse.inference import plain
+
+    told = {"a": 1.5, "b": float("nan"), "c": float("inf"), "stop_reason": "length", "d": None, "e": "\x00"}
+
+    assert plain(told) == {"a": 1.5, "stop_reason": "length"}

@@ -590,3 +590,19 @@ def test_it_repeats_a_prompt_as_a_new_one(alice_client, alice, node):
     again = Prompt.objects.exclude(pk=prompt.pk).get()
     assert response["Location"] == url("prompt", again)
     assert (again.text, again.state, fresh(prompt).state) == ("Why?", "queued", "done")
+
+
+def test_it_lets_only_operators_pause_a_lane(alice, bob, node, client):
+    lane = submit(alice).lane
+    client.force_login(bob)
+
+    assert client.post(f"/lanes/{lane.pk}/pause/").status_code == 403
+    assert "Pause" not in client.get("/").text
+    lane.refresh_from_db()
+    assert not lane.is_paused
+
+
+def test_it_has_no_second_password_form_in_the_admin(bob, client):
+    assert client.get("/admin/login/", follow=True).redirect_chain[-1][0].startswith("/sign-in/")
+    client.force_login(bob)
+    assert client.get("/admin/", follow=True).status_code == 403

@@ -355,7 +355,7 @@ def test_it_notes_when_a_token_was_used(script, node):
 
 def test_it_is_safe_to_repeat_after_the_model_is_gone(alice, node, script):
     body = {"id": "8e6f0a52-0000-4000-8000-000000000001", "model": "otter", "text": "once"}
-    assert script.post("/prompts", body).status_code == 201
+    assert script.post(URL, body).status_code == 201
     node.remove()
 
-    assert script.post("/prompts", body).status_code == 200
+    assert script.post(URL, body).status_code == 200

@@ -217,6 +217,9 @@ class Bench:
         self.report.row(
             "  median lag, second half less first half", growth, "ms", None, "no growth (<= 15 ms)", growth <= 15
         )
+        settled = [lag for at, lag in lags if at > 1.0]
+        self.report.row("  after the first second: p50", percentile(settled, 0.5), "ms", None, "", True)
+        self.report.row("  after the first second: p99", percentile(settled, 0.99), "ms", None, "", True)
         self.report.row("  pieces delivered", len(lags), "", None, "", True)
 
     @staticmethod

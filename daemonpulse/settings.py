@@ -105,7 +105,7 @@ else:
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels.layers.InMemoryChannelLayer",
+        "BACKEND": "daemonpulse.layers.ViewersLayer",
         # A page may stay open for weeks; a viewer that lags further behind than this asks the database again.
         "CONFIG": {"group_expiry": 365 * 86400, "capacity": 1000},
     }

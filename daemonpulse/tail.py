@@ -17,6 +17,7 @@ from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
 from daemonpulse import wakeup
+from daemonpulse.layers import Message
 from daemonpulse.models import Event
 
 log = logging.getLogger(__name__)
@@ -126,12 +127,12 @@ class Tail:
                     made |= import_string(path)(of_kind)
                 except Exception:  # viewers of a bare event ask the database
                     log.exception("tail.message_failed kind=%s", kind)
-        return [
-            (group, {"type": "event", "id": event.id, "kind": event.kind, "subject": event.subject, "data": event.data}
-             | made.get(event.id, {}))
-            for event, groups in watched
-            for group in groups
-        ]  # fmt: skip
+        messages = []
+        for event, groups in watched:
+            told = {"id": event.id, "kind": event.kind, "subject": event.subject, "data": event.data}
+            message = Message(type="event", **told, **made.get(event.id, {}))
+            messages += [(group, message) for group in groups]
+        return messages
 
 
 _tail: Tail | None = None

@@ -1,4 +1,4 @@
-"""From a stream's pieces to stored chunks: the first at once, then all streams together every 60 ms.
+"""From a stream's pieces to stored chunks: the first at once, then all streams together every 90 ms.
 
 One transaction for the new text of every running stream costs little more than one for a single stream, and it
 keeps the writers of a process out of each other's way.
@@ -11,7 +11,7 @@ from pulse.thinking import Kind
 
 from .models.attempt import Attempt, Chunk, append
 
-FLUSH_SECONDS = 0.06
+FLUSH_SECONDS = 0.09
 
 
 class Output:

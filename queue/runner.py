@@ -125,7 +125,11 @@ class LaneRunner:
 
     def _hear(self) -> list[News | None]:
         """Wait for news, at most until something else is due, and take all that has come."""
-        seconds = FLUSH_SECONDS if self.executions else LOOK_SECONDS
+        seconds = LOOK_SECONDS
+        if self.executions:
+            until_flush = self.flushed_at + FLUSH_SECONDS - time.monotonic()
+            has_text = any(execution.output.buffer for execution in self.executions.values())
+            seconds = until_flush if has_text or until_flush > 0 else FLUSH_SECONDS
         news: list[News | None] = []
         try:
             news.append(self.inbox.get(timeout=max(seconds, 0.001)))

@@ -68,7 +68,7 @@ def test_it_keeps_the_partial_output_of_a_killed_attempt(daemon, site):
 
 def test_it_burns_no_try_when_the_daemon_dies_and_goes_on_within_two_seconds(daemon, site):
     daemon.control("models/*", {"ttft_seconds": 0.05, "tokens_per_second": 50, "load_seconds": 0.2})
-    ids = submit_many(site, 30, tokens=30)
+    ids = submit_many(site, 30, tokens=300)  # long enough that most are still to come when it dies
     wait_for(lambda: site.states().get("done", 0) >= 2)
     daemon.kill()
     wait_for(lambda: site.states().get("sending", 0) == 0)

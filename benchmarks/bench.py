@@ -275,7 +275,7 @@ async def main() -> None:
     for line in report.missed:
         print("shortfall:", line)
     if report.missed:
-        print("What limits these is Python's processor time for each prompt; see the figure for many in flight.")
+        print("Likely limit: Python's processor time for each prompt; see the figure for many in flight.")
 
 
 if __name__ == "__main__":

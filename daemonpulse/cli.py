@@ -6,22 +6,29 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+LIGHT = {
+    "up": "daemonpulse.supervisor:main",
+    "simulate": "fleet.simulator.cli:main",
+    "agent": "fleet.agent.cli:main",
+    "native-host": "fleet.native.cli:native_host",
+    "install-native-host": "fleet.native.cli:install",
+    "uninstall-native-host": "fleet.native.cli:uninstall",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status. `up` and `simulate` start without loading Django."""
+    """Run one command and return its exit status. Those of LIGHT start without loading Django."""
     from daemonpulse import paths
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "daemonpulse.settings")
-    if data_dir := _take_option(arguments, "--data-dir"):
+    # An agent keeps a folder of its own, and its own option for it.
+    if arguments[:1] != ["agent"] and (data_dir := _take_option(arguments, "--data-dir")):
         os.environ[paths.ENVIRONMENT_VARIABLE] = str(Path(data_dir).expanduser().resolve())
     command = arguments[0] if arguments else "help"
-    if command == "up":
-        from daemonpulse.supervisor import main as up
-
-        return up(arguments[1:])
-    if command == "simulate":
-        return import_module("fleet.simulator.cli").main(arguments[1:])
+    if light := LIGHT.get(command.replace("_", "-")):
+        module, _, function = light.partition(":")
+        return getattr(import_module(module), function)(arguments[1:])
     return _django(["daemonpulse", command.replace("-", "_") if command[0] != "-" else command, *arguments[1:]])
 
 

@@ -1,6 +1,7 @@
 """What the sockets of all live pages share."""
 
 import asyncio
+import time
 from urllib.parse import parse_qs
 
 from asgiref.sync import sync_to_async
@@ -105,3 +106,18 @@ class RefreshingConsumer(LiveConsumer):
 
     def changed(self, old: dict[str, str], new: dict[str, str]) -> list[str]:
         return [html for key, html in new.items() if html != old.get(key)]
+
+
+class SharedRenderings:
+    """A fragment is rendered once for all viewers of this process who want it in the same moment."""
+
+    def __init__(self):
+        self.made: dict[tuple, tuple[float, asyncio.Future]] = {}
+
+    async def get(self, key: tuple, since: float, render) -> str:
+        """What render() gives (in a thread), not older than `since` (time.monotonic())."""
+        at, rendering = self.made.get(key, (-1.0, None))
+        if rendering is None or at < since:
+            rendering = asyncio.ensure_future(in_thread(render)())
+            self.made[key] = time.monotonic(), rendering
+        return await asyncio.shield(rendering)

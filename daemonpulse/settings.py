@@ -180,6 +180,10 @@ LIVE_MESSAGES = {
     "prompt.finished": "daemonpulse.queue.live.finished_message",
 }
 
+# What the apps above put on a node's card and page: (nodes, user) → {pk: HTML}.
+NODE_CARD_PANELS = ["forge.panels.loaded", "daemonpulse.queue.panels.load"]
+NODE_PAGE_PANELS = ["forge.panels.models", "daemonpulse.queue.panels.lanes"]
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -99,6 +99,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", help=f"data folder (default: {paths.data_dir()})")
     parser.add_argument("--no-simulator", action="store_true", help="never start the simulated daemon")
     parser.add_argument(
+        "--start-daemon", action="store_true", help="start the server of this machine's LM Studio when it is down"
+    )
+    parser.add_argument(
         "--insecure-lan", action="store_true",
         help="serve another address than this machine's own without TLS; anybody on the network can read along",
     )  # fmt: skip
@@ -123,7 +126,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.told)
         simulator_port = free_port()
-        prepared = prepare(simulator_port, self.options.no_simulator)  # 2
+        prepared = prepare(simulator_port, self.options)  # 2
         self.children = self.plan(simulator_port if prepared["simulate"] else None)
         for child in self.children:  # 3
             child.start()
@@ -262,10 +265,11 @@ def allowed_hosts(host: str) -> list[str]:
     return list(dict.fromkeys(filter(None, [*names, *extra.split(",")])))
 
 
-def prepare(simulator_port: int, no_simulator: bool) -> dict:
+def prepare(simulator_port: int, options: argparse.Namespace) -> dict:
     """Migrations, key, first account, nodes: `daemonpulse prepare` says in one JSON line what it did."""
     argv = [sys.executable, "-m", "daemonpulse", "prepare", "--simulator-port", str(simulator_port)]
-    argv += ["--no-simulator"] if no_simulator else []
+    argv += ["--no-simulator"] if options.no_simulator else []
+    argv += ["--start-daemon"] if options.start_daemon else []
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True)  # noqa: S603
     if done.returncode:
         raise CannotStart("It could not be prepared; the message above says why.")
@@ -281,6 +285,8 @@ def welcome(url: str, prepared: dict) -> None:
     if prepared["simulate"]:
         say("  No LM Studio was found on this machine, so a simulated one is there to try things out.")
         say(f"  To use a real one: start its server (lms server start), then add it at {url}/nodes/\n")
-    elif prepared["found"]:
-        say(f"  LM Studio was found at {prepared['found']}.\n")
+    elif prepared["found_is_new"]:
+        say(f"  LM Studio runs on this machine. To use it, add it (one click): {url}/nodes/add/\n")
+    if prepared["problem"]:
+        say(f"  LM Studio was not started: {prepared['problem']}\n")
     say(f"  Data folder: {paths.data_dir()}    Ctrl-C stops everything.\n")

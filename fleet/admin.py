@@ -1,17 +1,19 @@
 from django.contrib import admin
 
-from fleet.models import Node
+from daemonpulse.admin import ReadOnlyAdmin
+from fleet.models import AllocationProfile, Command, Node
 
 
 @admin.register(Node)
 class NodeAdmin(admin.ModelAdmin):
-    """Nodes for operators. They are added, and their tokens set, on the Nodes page, which asks the daemon."""
+    """Nodes for operators. They are added, and their secrets set, on the Fleet pages, which ask the daemon."""
 
     list_display = ["name", "kind", "base_url", "is_enabled", "is_simulated", "state", "reason", "last_seen_at"]
     list_filter = ["kind", "state", "is_enabled", "is_simulated"]
     search_fields = ["name", "base_url"]
     readonly_fields = [
         "base_url",
+        "agent_url",
         "kind",
         "state",
         "reason",
@@ -20,7 +22,7 @@ class NodeAdmin(admin.ModelAdmin):
         "last_seen_at",
         "added_at",
     ]
-    exclude = ["token"]
+    exclude = ["token", "agent_key"]
     actions = ["enable", "disable"]
 
     def has_add_permission(self, request):
@@ -38,3 +40,21 @@ class NodeAdmin(admin.ModelAdmin):
     def disable(self, request, queryset):
         for node in queryset:
             node.disable()
+
+
+@admin.register(Command)
+class CommandAdmin(ReadOnlyAdmin):
+    """The audit trail: a line for each command, and the whole of it inside."""
+
+    list_display = ["asked_at", "node", "label", "state", "user", "problem"]
+    list_filter = ["state", "action", "node"]
+    list_select_related = ["node", "user"]
+    fields = ["node", "user", "action", "state", "asked_at", "started_at", "finished_at", "problem",
+              "parameters", "output", "result", "envelope"]  # fmt: skip
+
+
+@admin.register(AllocationProfile)
+class AllocationProfileAdmin(ReadOnlyAdmin):
+    list_display = ["node", "model", "strategy", "gpu_order", "offload_ratio", "strict_vram_limit"]
+    list_filter = ["node"]
+    list_select_related = ["node"]

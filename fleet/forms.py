@@ -9,26 +9,72 @@ from django.core.validators import RegexValidator
 from django.db import transaction
 
 from daemonpulse.models.event import record
+from fleet.agent.keys import AgentKey
+from fleet.allocation.profile import Profile, Strategy
 from fleet.daemons.errors import DaemonError
 from fleet.daemons.kinds import detect
+from fleet.lms.actions import Action
 from fleet.models import Kind, Node
 
 HOST = re.compile(r"[\w.:%-]+")  # a name, with or without a domain, or an IP address
 PATH = re.compile(r"[!-~]*")
+MAX_TAGS, MAX_TAG = 10, 30
+MAX_CONTEXT = 10_000_000  # tokens
+
+token_characters = RegexValidator(r"^[!-~]+$", "A token has only letters, digits and signs, no spaces or accents.")
+
+
+def clean_address(written: str, example: str) -> str:
+    """An address written in one way: scheme://host:port/path, without a slash at its end. Raises ValidationError."""
+    url = written.strip()
+    url = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and HOST.fullmatch(parts.hostname or "") and parts.port != 0
+        is_address = is_address and PATH.fullmatch(parts.path)
+    except ValueError:  # a port or an IPv6 address that is none
+        is_address = False
+    if not is_address:
+        raise ValidationError(f"Write an address such as {example}.", code="invalid")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValidationError(
+            "Only scheme, host and port belong into the address; a token has its own field.", code="invalid"
+        )
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
 class TokenForm(forms.Form):
     """Another token for a node; empty: none."""
 
-    token = forms.CharField(
-        max_length=300,
-        required=False,
-        validators=[RegexValidator(r"^[!-~]+$", "A token has only letters, digits and signs, no spaces or accents.")],
-    )
+    token = forms.CharField(max_length=300, required=False, validators=[token_characters])
+
+
+class TagsField(forms.CharField):
+    """Words with commas between them ↔ a list."""
+
+    def prepare_value(self, value):
+        return ", ".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value):
+        words = [" ".join(word.split()) for word in (value or "").split(",")]
+        return list(dict.fromkeys(word for word in words if word))
+
+    def validate(self, value):
+        super().validate(value)
+        if len(value) > MAX_TAGS:
+            raise ValidationError(f"At most {MAX_TAGS} tags; these are {len(value)}.", code="too_many")
+        for word in value:
+            if len(word) > MAX_TAG:
+                raise ValidationError(
+                    f"“{word[:MAX_TAG]}…” is too long: a tag has at most {MAX_TAG} letters.", code="long"
+                )
 
 
 class NodeForm(forms.ModelForm):
-    """Add a node: its address is asked what it is; an address that does not answer can be added with a kind chosen."""
+    """Add or change a node: its address is asked what it is; one that does not answer needs its kind chosen.
+
+    When changing one, an empty token or agent's key leaves what is there.
+    """
 
     kind = forms.ChoiceField(choices=[("", "Find out"), *Kind.choices], required=False)
     base_url = forms.CharField(
@@ -38,49 +84,171 @@ class NodeForm(forms.ModelForm):
     )
     token = forms.CharField(
         max_length=300, required=False, widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
-        validators=[RegexValidator(r"^[!-~]+$", "A token has only letters, digits and signs, no spaces or accents.")],
+        validators=[token_characters],
         help_text="Only if the daemon asks for one. It is stored encrypted.",
     )  # fmt: skip
+    tags = TagsField(required=False, max_length=400, help_text="Words to tell nodes apart, with commas between them.")
+    notes = forms.CharField(required=False, max_length=5000, widget=forms.Textarea(attrs={"rows": 3}))
+    agent_url = forms.CharField(
+        max_length=300, required=False, label="Agent’s address",
+        widget=forms.TextInput(attrs={"placeholder": "https://192.168.1.20:8643", "inputmode": "url"}),
+        help_text="The small program on that machine that tells of its GPUs and can start LM Studio there.",
+    )  # fmt: skip
+    agent_key = forms.CharField(
+        max_length=300, required=False, label="Agent’s key", widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        help_text="What <code>daemonpulse agent key</code> prints there. It is stored encrypted.",
+    )  # fmt: skip
+    starts_with_up = forms.BooleanField(
+        required=False, label="Start its LM Studio server together with DaemonPulse, when it is down"
+    )
 
     class Meta:
         model = Node
-        fields = ["name", "base_url", "token", "kind"]
+        fields = ["name", "base_url", "token", "kind", "tags", "notes", "agent_url", "agent_key", "starts_with_up"]
+
+    MORE = ("tags", "notes", "agent_url", "agent_key", "starts_with_up")
+
+    @property
+    def main_fields(self):
+        return [field for field in self if field.name not in self.MORE]
+
+    @property
+    def more_fields(self):
+        return [field for field in self if field.name in self.MORE]
+
+    @property
+    def has_more_errors(self) -> bool:
+        return any(name in self.errors for name in self.MORE)
 
     def clean_base_url(self):
-        url = self.cleaned_data["base_url"].strip()
-        url = url if "://" in url else f"http://{url}"
+        url = clean_address(self.cleaned_data["base_url"], "http://192.168.1.20:1234")
+        return url.removesuffix("/api/v1").removesuffix("/v1")
+
+    def clean_agent_url(self):
+        written = self.cleaned_data["agent_url"].strip()
+        return clean_address(written, "https://192.168.1.20:8643") if written else ""
+
+    def clean_agent_key(self):
+        written = self.cleaned_data["agent_key"].strip()
+        if not written:
+            return self.instance.agent_key
         try:
-            parts = urlsplit(url)
-            is_address = parts.scheme in {"http", "https"} and HOST.fullmatch(parts.hostname or "") and parts.port != 0
-            is_address = is_address and PATH.fullmatch(parts.path)
-        except ValueError:  # a port or an IPv6 address that is none
-            is_address = False
-        if not is_address:
-            raise ValidationError("Write an address such as http://192.168.1.20:1234.", code="invalid")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValidationError(
-                "Only scheme, host and port belong into the address; a token has its own field.", code="invalid"
-            )
-        path = parts.path.rstrip("/").removesuffix("/api/v1").removesuffix("/v1")
-        return f"{parts.scheme}://{parts.netloc.lower()}{path}"
+            AgentKey.parse(written)
+        except ValueError as error:
+            raise ValidationError(str(error), code="invalid") from error
+        return written
+
+    def clean_token(self):
+        return self.cleaned_data["token"] or self.instance.token
 
     def clean(self):
         data = super().clean()
         url = data.get("base_url")
-        if url and Node.objects.filter(base_url=url).exists():
+        if url and Node.objects.filter(base_url=url).exclude(pk=self.instance.pk).exists():
             self.add_error("base_url", ValidationError("There is a node with this address already.", code="duplicate"))
+        if data.get("agent_url") and not data.get("agent_key") and "agent_key" not in self.errors:
+            self.add_error("agent_key", ValidationError("An agent is asked with its key.", code="required"))
         if url and not self.errors and not data.get("kind"):
-            try:
-                data["kind"] = detect(url, data.get("token") or "")
-            except DaemonError as error:
-                wording = (
-                    f"{error.reason.explanation} Choose its kind to add it anyway; it is used as soon as it answers."
-                )
-                self.add_error("base_url", ValidationError(wording, code=error.reason.value))
+            self._find_out_kind(data, url)
         return data
 
+    def _find_out_kind(self, data: dict, url: str) -> None:
+        try:
+            data["kind"] = detect(url, data.get("token") or "")
+        except DaemonError as error:
+            wording = f"{error.reason.explanation} Choose its kind to add it anyway; it is used as soon as it answers."
+            self.add_error("base_url", ValidationError(wording, code=error.reason.value))
+
     def save(self, commit=True):
+        """Add the node, or change what the form changed."""
+        if self.instance.pk:
+            self.instance.change(**{k: v for k, v in self.cleaned_data.items() if v != self.initial.get(k)})
+            return self.instance
         with transaction.atomic():
             node = super().save(commit)
             record("node.added", node.pk)
         return node
+
+
+class CommandForm(forms.Form):
+    """A button of a node's page."""
+
+    BUTTONS = (
+        Action.SERVER_START,
+        Action.SERVER_STOP,
+        Action.SERVER_RESTART,
+        Action.DAEMON_UP,
+        Action.DAEMON_DOWN,
+        Action.DAEMON_UPDATE,
+        Action.HEADLESS_ON,
+    )
+    action = forms.ChoiceField(choices=[(action.value, action.label) for action in BUTTONS])
+
+
+class LayoutForm(forms.Form):
+    """A model and a context: what would land where, or load it so."""
+
+    model = forms.ChoiceField()
+    context_length = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=MAX_CONTEXT,
+        label="Context",
+        help_text="Tokens; empty: LM Studio decides.",
+    )
+
+    def __init__(self, *args, node: Node, **kwargs):
+        super().__init__(*args, **kwargs)
+        keys = node.models.filter(gone_at=None).order_by("key").values_list("key", flat=True)
+        self.fields["model"].choices = [(key, key) for key in keys]
+
+    @property
+    def parameters(self) -> dict:
+        return {name: value for name, value in self.cleaned_data.items() if value is not None}
+
+
+class ProfileForm(forms.Form):
+    """How models, or one model, are laid out over a node's GPUs."""
+
+    CHOICES = (
+        (Strategy.AUTOMATIC.value, "LM Studio decides"),
+        (Strategy.PRIORITY.value, "Fill in an order"),
+        (Strategy.EVEN.value, "Even parts"),
+        (Strategy.DEDICATED.value, "One GPU alone"),
+    )
+    model = forms.ChoiceField(required=False, label="For")
+    strategy = forms.ChoiceField(choices=CHOICES)
+    gpu_order = forms.CharField(
+        required=False, max_length=200, label="GPUs",
+        widget=forms.TextInput(attrs={"placeholder": "1, 0", "inputmode": "numeric"}),
+        help_text="Their numbers, in the order to use them; empty: all.",
+    )  # fmt: skip
+    offload_ratio = forms.FloatField(
+        required=False, min_value=0, max_value=1, label="Part on the GPUs",
+        help_text="0 to 1; empty: LM Studio decides.",
+        widget=forms.NumberInput(attrs={"step": "0.05"}),
+    )  # fmt: skip
+    strict_vram_limit = forms.BooleanField(required=False, label="Never spill over into shared memory")
+
+    def __init__(self, *args, node: Node, gpus=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gpus = gpus
+        keys = node.models.filter(gone_at=None).order_by("key").values_list("key", flat=True)
+        self.fields["model"].choices = [("", "every model"), *((key, key) for key in keys)]
+
+    def clean_gpu_order(self):
+        written = self.cleaned_data["gpu_order"].replace(",", " ").split()
+        try:
+            return tuple(int(number) for number in written)
+        except ValueError:
+            raise ValidationError("Write GPU numbers with commas between them, such as 1, 0.", code="invalid") from None
+
+    def clean(self):
+        data = super().clean()
+        if not self.errors:
+            self.profile = Profile(
+                Strategy(data["strategy"]), data["gpu_order"], data["offload_ratio"], data["strict_vram_limit"]
+            )
+            for problem in self.profile.problems(self.gpus):
+                self.add_error(None, problem)
+        return data

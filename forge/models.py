@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from fleet.models import Node, State
+from fleet.models import Node
 
 
 class ModelQuerySet(models.QuerySet):
@@ -50,4 +50,4 @@ class Model(models.Model):
 
     @property
     def is_available(self) -> bool:
-        return self.gone_at is None and self.node.is_enabled and self.node.state == State.ONLINE
+        return self.gone_at is None and self.node.is_online

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db.models import Count, Max, Min
 from django.utils import timezone
 
-from fleet.models import State as NodeState
+from fleet.models import ANSWERING
 from forge.models import Model
 
 from .models import Prompt
@@ -22,7 +22,7 @@ def nodes() -> list[NodeView]:
     online: dict[int, bool] = {}
     rows = Model.objects.usable().order_by().values_list("node_id", "node__state", "key", "loaded", "slots")
     for node_id, state, key, loaded, slots in rows:
-        online[node_id] = state == NodeState.ONLINE
+        online[node_id] = state in ANSWERING
         models[node_id][key] = ModelView(None if loaded is None else bool(loaded), slots)
     running: dict[int, dict[str, int]] = defaultdict(dict)
     sending = Prompt.objects.filter(state=State.SENDING).order_by().values_list("node_id", "lane__model")

@@ -1,14 +1,15 @@
 """The interface every kind of daemon is reached through."""
 
 import json
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.sse import EventTooLarge, SSEReader
-from fleet.daemons.types import ChatEvent, ChatRequest, ModelInfo
+from fleet.daemons.types import ChatEvent, ChatRequest, LoadedModel, LoadRequest, ModelInfo
 
 
 class ChatStream(ABC):
@@ -86,6 +87,22 @@ class Daemon(ABC):
     @abstractmethod
     def load(self, model: str) -> str:
         """Load another copy of a model; returns its instance id. Blocks until it is loaded."""
+
+    def load_with(
+        self,
+        request: LoadRequest,
+        on_progress: Callable[[float], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> LoadedModel:
+        """Load another copy as the request wishes, as far as a channel carries it. Blocks until it is loaded.
+
+        `on_progress` gets fractions (0..1), and setting `cancelled` calls the load off, where the channel can do that.
+        """
+        raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon cannot load")
+
+    def estimate(self, request: LoadRequest) -> dict:
+        """What a load would take, without loading; see LMStudioSocket.estimate."""
+        raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon cannot estimate a load")
 
     @abstractmethod
     def unload(self, instance: str) -> None: ...

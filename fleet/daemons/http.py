@@ -18,7 +18,7 @@ import requests
 
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 2.0  # time for one lost packet; what is unplugged is away soon
 ANSWER_SECONDS = 10.0  # a short call
 FIRST_BYTE_SECONDS = 600.0  # a stream's first byte: some daemons load the model before they answer
 SILENCE_SECONDS = 180.0  # between two pieces of a stream: a long prompt is processed in silence

@@ -1,14 +1,20 @@
-"""LM Studio and llmster through the native REST API v1 (contract §2, §3)."""
+"""LM Studio and llmster through the native REST API v1 (contract §2, §3), for some loads through the socket (§10)."""
 
 import json
+import threading
+from collections.abc import Callable
 
+from fleet.allocation.channels import Channel, carried, choose
 from fleet.daemons.base import ChatStream, Daemon, json_object
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 from fleet.daemons.http import Stream
+from fleet.daemons.lmstudio_socket import LOAD_SECONDS, LMStudioSocket, LoadCancelled, SocketUnavailable
 from fleet.daemons.types import (
     ChatEvent,
     ChatRequest,
     Finished,
+    LoadedModel,
+    LoadRequest,
     Message,
     ModelInfo,
     Progress,
@@ -17,7 +23,6 @@ from fleet.daemons.types import (
     ToolCall,
 )
 
-LOAD_SECONDS = 900.0
 DEFAULT_SLOTS = 4  # "Max Concurrent Predictions" of an LLM where the server does not say (contract §6)
 # Our setting → its name in the request body; nothing else is accepted there (contract §2.6).
 SETTINGS = (
@@ -64,8 +69,45 @@ class LMStudio(Daemon):
         return NativeStream(Stream(f"{self.base_url}/api/v1/chat", self.token, body))
 
     def load(self, model: str) -> str:
-        answer = self.call("POST", "/api/v1/models/load", {"model": model}, seconds=LOAD_SECONDS)
-        return str(answer.get("instance_id") or model)
+        return self.load_with(LoadRequest(model)).instance
+
+    def load_with(
+        self,
+        request: LoadRequest,
+        on_progress: Callable[[float], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> LoadedModel:
+        """Through REST if that carries every wish, else through the socket; without a socket through REST after all."""
+        more = {"gpu_indices": request.gpu_indices, "is_embedding": request.is_embedding}
+        if choose((Channel.SOCKET, Channel.REST), request.profile, request.options, **more) is Channel.SOCKET:
+            try:
+                return self.socket.load(request, on_progress, cancelled)
+            except SocketUnavailable as error:
+                if cancelled is not None and cancelled.is_set():
+                    raise LoadCancelled from error
+        return self._load_by_rest(request)
+
+    def estimate(self, request: LoadRequest) -> dict:
+        more = {"gpu_indices": request.gpu_indices, "is_embedding": request.is_embedding}
+        wish = carried(request.profile, request.options, Channel.SOCKET, **more)
+        return self.socket.estimate(request.model, wish.passed["fields"], request.is_embedding)
+
+    @property
+    def socket(self) -> LMStudioSocket:
+        return LMStudioSocket(self.base_url, self.token)
+
+    def _load_by_rest(self, request: LoadRequest) -> LoadedModel:
+        """It can neither tell progress nor be called off (contract §2.2)."""
+        wish = carried(request.profile, request.options, Channel.REST)
+        body = {"model": request.model} | wish.passed
+        answer = self.call("POST", "/api/v1/models/load", body, seconds=LOAD_SECONDS)
+        seconds = answer.get("load_time_seconds")
+        return LoadedModel(
+            str(answer.get("instance_id") or request.model),
+            Channel.REST,
+            wish.dropped,
+            seconds if isinstance(seconds, int | float) else None,
+        )
 
     def unload(self, instance: str) -> None:
         self.call("POST", "/api/v1/models/unload", {"instance_id": instance})

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from fleet.allocation.profile import Profile
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -36,6 +38,42 @@ class ChatRequest:
     settings: dict = field(default_factory=dict)
     previous_response_id: str = ""  # for daemons that keep the chat themselves
     history: tuple[Turn, ...] = ()  # for those that do not
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """One copy of a model to load. None and "" leave a matter to the daemon.
+
+    `gpu_indices`: all GPUs of the machine as far as known, so that those the profile does not name can be kept out.
+    """
+
+    model: str
+    context_length: int | None = None
+    parallel: int | None = None
+    ttl_seconds: float | None = None
+    identifier: str = ""
+    profile: Profile = field(default_factory=Profile)
+    gpu_indices: tuple[int, ...] = ()
+    is_embedding: bool = False
+
+    @property
+    def options(self) -> dict:
+        """What is wished besides the profile, in the names of fleet.allocation.channels."""
+        names = ("context_length", "parallel", "ttl_seconds", "identifier")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """`channel`: what the load went through. `dropped`: wishes that it could not carry, in words.
+
+    `load_seconds`: as the daemon tells it, else as it took from here.
+    """
+
+    instance: str
+    channel: str
+    dropped: tuple[str, ...] = ()
+    load_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

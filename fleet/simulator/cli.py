@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     settings = Settings(
         token=arguments.token or os.environ.get(TOKEN_FROM) or None,
         vram_bytes=int(arguments.vram_gb * 2**30),
+        gpus=arguments.gpus,
         slots=arguments.slots,
         jit=not arguments.no_jit,
         auto_evict=not arguments.no_auto_evict,
@@ -49,7 +50,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=_positive,
         default=24,
         metavar="GB",
-        help="memory of the simulated card (default: 24)",
+        help="memory of the simulated card, or of all of them together (default: 24)",
+    )
+    add(
+        "--gpus",
+        type=int,
+        choices=range(1, 17),
+        default=1,
+        metavar="N",
+        help="simulated cards, which share that memory in equal parts (default: 1)",
     )
     add(
         "--slots",

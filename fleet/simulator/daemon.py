@@ -1,5 +1,7 @@
 """Everything one simulated daemon knows, in one place, so that a reset is a new beginning."""
 
+from collections import deque
+
 from fleet.simulator.catalogue import ScriptedModel
 from fleet.simulator.chats import Chats
 from fleet.simulator.downloads import Downloads
@@ -8,10 +10,13 @@ from fleet.simulator.memory import Memory
 from fleet.simulator.models import Model
 from fleet.simulator.settings import Settings
 
+SOCKET_LOADS = 1_000
+
 
 class Daemon:
     def __init__(self, settings: Settings):
         self.settings = settings
+        self.passkeys: dict[str, str] = {}  # of the sockets' clients, fixed by their first connection
         self._begin()
 
     def _begin(self) -> None:
@@ -22,6 +27,7 @@ class Daemon:
         for script in self.settings.models:
             self.add_model(script)
         self.memory = Memory(self.settings, self.models, self.faults)
+        self.socket_loads: deque[dict] = deque(maxlen=SOCKET_LOADS)  # loads as they came through the socket
         self.downloads = Downloads(self.settings, self.models, self.add_model)
 
     def add_model(self, script: ScriptedModel) -> None:
@@ -46,4 +52,10 @@ class Daemon:
             "slot_busy_seconds": memory.slot_busy_seconds(),
             "requests": self.requests,
             "load_log": list(memory.load_log),
+            "socket_loads": list(self.socket_loads),
+            "gpus": [
+                {"total_bytes": total, "free_bytes": free}
+                for total, free in zip(self.settings.card_bytes(), memory.free_bytes(), strict=True)
+            ],
+            "landed": {instance.id: instance.landed for instance in memory.instances.values()},
         }

@@ -23,9 +23,11 @@ class Instance:
         how: str,
         ttl_seconds: float | None,
         busy_seconds: Counter,
+        landed: list[int],
     ):
         self.id, self.model, self.context_length, self.how = id, model, context_length, how
         self.ttl_seconds = ttl_seconds  # None: stays until it is unloaded
+        self.landed = landed  # bytes on each card
         self.busy_seconds = busy_seconds  # slot occupancy by instance id; outlives the instance
         self.is_ready = self.is_gone = False
         self.load_seconds: float | None = None  # measured
@@ -43,8 +45,8 @@ class Instance:
         return bool(self.running or self.waiting)
 
     @property
-    def vram_bytes(self) -> int:
-        return self.model.script.vram_bytes(self.context_length)
+    def slots(self) -> int:
+        return self.options.get("parallel") or self.model.speed.slots
 
     def config(self) -> dict:
         """`loaded_instances[].config`; embeddings have the context length only (contract §2.1)."""
@@ -53,7 +55,7 @@ class Instance:
         defaults = {"eval_batch_size": 512, "flash_attention": True, "offload_kv_cache_to_gpu": True}
         return {
             "context_length": self.context_length,
-            "parallel": self.model.speed.slots,
+            "parallel": self.slots,
             **defaults,
             **self.options,
         }
@@ -76,7 +78,7 @@ class Instance:
 
     def admit(self) -> None:
         """Give free slots to those who wait longest."""
-        while self.is_ready and not self.is_gone and self.waiting and len(self.running) < self.model.speed.slots:
+        while self.is_ready and not self.is_gone and self.waiting and len(self.running) < self.slots:
             place = self.waiting.popleft()
             self.running.add(place)
             place.start()

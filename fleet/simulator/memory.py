@@ -1,4 +1,4 @@
-"""The card: what is loaded, what fits, just-in-time loads, idle unloading and eviction (contract §6, §12)."""
+"""The cards: what is loaded, what fits, just-in-time loads, idle unloading and eviction (contract §6, §12)."""
 
 import time
 from collections import Counter, deque
@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from fleet.simulator.cards import Split, spread
 from fleet.simulator.errors import ApiError, InstanceLost, LoadFailed, UnknownModel
 from fleet.simulator.faults import LOAD_FAILURE, FaultSwitch
 from fleet.simulator.instances import Instance, Place
@@ -60,14 +61,22 @@ class Memory:
         ttl = self.settings.ttl_seconds if ttl_seconds is None else ttl_seconds
         return Place(self.load(model, "jit", context_length, ttl), is_loader=True)
 
-    def load(self, model: Model, how: str, context_length: int | None, ttl_seconds: float | None = None) -> Instance:
-        """Begin to load another copy of a model. Raises LoadFailed when it does not fit."""
-        context = int(min(context_length or model.script.context_length, model.script.max_context_length))
-        instance = Instance(self._free_id(model.key), model, context, how, ttl_seconds, self._busy_seconds)
-        free = self.settings.vram_bytes - sum(other.vram_bytes for other in self.instances.values())
-        if instance.vram_bytes > free:
-            need = f"needs {instance.vram_bytes / 1e9:.1f} GB of VRAM, {max(free, 0) / 1e9:.1f} GB are free"
-            raise LoadFailed(model.key, f"insufficient memory: {need}.")
+    def load(
+        self,
+        model: Model,
+        how: str,
+        context_length: int | None,
+        ttl_seconds: float | None = None,
+        identifier: str = "",
+        split: Split | None = None,
+    ) -> Instance:
+        """Begin to load another copy of a model. Raises LoadFailed when it does not fit or its name is taken."""
+        if identifier in self.instances:
+            raise LoadFailed(model.key, f'the identifier "{identifier}" is already in use.')
+        context = model.context(context_length)
+        landed = self._land(model, context, split or Split())
+        id = identifier or self._free_id(model.key)
+        instance = Instance(id, model, context, how, ttl_seconds, self._busy_seconds, landed)
         self.instances[instance.id] = instance
         instance.on_idle = lambda: self._start_expiry(instance)
         fails = bool(model.faults.take((LOAD_FAILURE,)) or self.daemon_faults.take((LOAD_FAILURE,)))
@@ -75,6 +84,21 @@ class Memory:
         instance.loading = ensureDeferred(self._run_load(instance, fails))
         instance.loading.addErrback(_ignore_cancelled)
         return instance
+
+    def free_bytes(self) -> list[int]:
+        """What is free on each card."""
+        used = [sum(column) for column in zip(*(one.landed for one in self.instances.values()), strict=True)]
+        sizes = self.settings.card_bytes()
+        return [size - taken for size, taken in zip(sizes, used or [0] * len(sizes), strict=True)]
+
+    def _land(self, model: Model, context: int, split: Split) -> list[int]:
+        """The load's bytes on each card; raises LoadFailed when one of them has no room for its part."""
+        free = self.free_bytes()
+        landed = spread(model.script.vram_bytes(context), free, split)
+        if any(part > room for part, room in zip(landed, free, strict=True)):
+            need = f"needs {sum(landed) / 1e9:.1f} GB of VRAM, {max(sum(free), 0) / 1e9:.1f} GB are free"
+            raise LoadFailed(model.key, f"insufficient memory: {need}.")
+        return landed
 
     async def _run_load(self, instance: Instance, fails: bool) -> None:
         started = time.monotonic()
@@ -94,11 +118,15 @@ class Memory:
 
     def unload(self, instance: Instance, why: str) -> None:
         """Take an instance out of memory; its requests end with InstanceLost."""
+        self.unloads += 1
+        self.drop(instance, InstanceLost(instance.id, why))
+
+    def drop(self, instance: Instance, error: ApiError) -> None:
+        """Forget an instance, also one that still loads; its requests end with `error`."""
         del self.instances[instance.id]
         self._stop_expiry(instance)
         instance.loading.cancel()
-        self.unloads += 1
-        instance.give_up(InstanceLost(instance.id, why))
+        instance.give_up(error)
 
     def unload_all(self, why: str) -> None:
         for instance in list(self.instances.values()):

@@ -61,6 +61,10 @@ class Model:
     def is_llm(self) -> bool:
         return self.script.kind == "llm"
 
+    def context(self, wished: int | None) -> int:
+        """The context length that a load gets."""
+        return int(min(wished or self.script.context_length, self.script.max_context_length))
+
     def next_fault(self) -> Fault | None:
         """What this request will meet: the switch first, then the flaky script, by the count of requests."""
         if fault := self.faults.take(REQUEST_KINDS):

@@ -16,11 +16,19 @@ from fleet.simulator.faults import REQUEST_KINDS, on_arrival
 from fleet.simulator.native_chat import chat
 from fleet.simulator.openai_chat import chat_completions
 
+NAMESPACES = ("/llm", "/embedding", "/system")  # of the WebSocket
 CONTROL_PREFIX = "/simulator"
 
 
 async def greet(daemon: Daemon, exchange: Exchange) -> None:
     exchange.reply({"lmstudio": True})
+
+
+async def take_over(daemon: Daemon, exchange: Exchange) -> None:
+    # Imported here: most simulated daemons never see a socket, and all should start soon.
+    from fleet.simulator.sockets import open_socket
+
+    open_socket(daemon, exchange)
 
 
 INFERENCE = {
@@ -101,9 +109,15 @@ async def respond(daemon: Daemon, exchange: Exchange) -> None:
     if route != CONTROL_PREFIX and not route.startswith(f"{CONTROL_PREFIX}/"):
         daemon.requests += 1
         await meet_daemon_fault(daemon, exchange)
-        if route != "/lmstudio-greeting":
+        if route != "/lmstudio-greeting" and not is_upgrade(exchange):  # over a socket the token comes later
             check_token(daemon, exchange)
-    await find_handler(verb, route)(daemon, exchange)
+    handler = take_over if is_upgrade(exchange) else find_handler(verb, route)
+    await handler(daemon, exchange)
+
+
+def is_upgrade(exchange: Exchange) -> bool:
+    """A client that asks for one of the WebSocket namespaces."""
+    return exchange.route in NAMESPACES and (exchange.getHeader("upgrade") or "").lower() == "websocket"
 
 
 async def meet_daemon_fault(daemon: Daemon, exchange: Exchange) -> None:

@@ -8,13 +8,19 @@ from fleet.simulator.catalogue import MODELS, ScriptedModel
 @dataclass(frozen=True)
 class Settings:
     token: str | None = None
-    vram_bytes: int = 24 * 2**30
+    vram_bytes: int = 24 * 2**30  # of all cards together
+    gpus: int = 1
     slots: int = 4
     jit: bool = True
     auto_evict: bool = True
     ttl_seconds: float = 3600
     speed: float = 1.0
     models: tuple[ScriptedModel, ...] = MODELS
+
+    def card_bytes(self) -> list[int]:
+        """The size of each card."""
+        whole, rest = divmod(self.vram_bytes, self.gpus)
+        return [whole + (card < rest) for card in range(self.gpus)]
 
     def scaled(self, seconds: float) -> float:
         """A simulated duration at this speed. A TTL is a promise to the client and is not scaled."""

@@ -5,7 +5,6 @@ unknown.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 MAX_TEXT = 200
@@ -96,7 +95,7 @@ def _gpu(data: dict) -> Gpu:
         processes = tuple(GpuProcess(**row) for row in rows if "pid" in row)
     reasons = data.get("throttle_reasons")
     is_told = isinstance(reasons, list | tuple)
-    reasons = tuple(str(reason)[:MAX_TEXT] for reason in reasons[:20]) if is_told else None
+    reasons = tuple(reason[:MAX_TEXT] for reason in reasons[:20] if isinstance(reason, str)) if is_told else None
     plain = {"index": 0, "name": "unknown"} | _plain(Gpu, data)
     return Gpu(**plain, processes=processes, throttle_reasons=reasons)
 
@@ -106,7 +105,7 @@ def _list(value: object, most: int) -> list:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST < value < MOST  # NaN is neither
 
 
 def _plain(of: type, data: dict) -> dict:

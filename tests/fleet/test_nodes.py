@@ -228,9 +228,12 @@ def test_it_sends_charlie_to_sign_in(client, new):
 
 def test_it_changes_nothing_by_a_link(client, alice, new):
     client.force_login(alice)
-    for path in (ADD, f"/nodes/{new.pk}/removal/", f"/nodes/{new.pk}/disable/"):
-        assert client.get(path).status_code == 405
-    assert client.post("/nodes/999/removal/").status_code == 404
+    verbs = ("removal", "disable", "enable", "look", "commands", "layout", "profile", "token")
+    for verb in verbs:
+        assert client.get(f"/nodes/{new.pk}/{verb}/").status_code == 405
+        assert client.post(f"/nodes/999/{verb}/").status_code == 404
+    assert client.get(ADD, {"name": "x", "base_url": "http://127.0.0.1:10"}).status_code == 200
+    assert list(Node.objects.values_list("name", "is_enabled", "look_wanted_at")) == [("box", True, None)]
 
 
 # The token

@@ -10,9 +10,9 @@ from django_q.models import OrmQ
 
 from daemonpulse.models import Event, SignInLink
 from daemonpulse.queue.models import Runner
-from daemonpulse.queue.watch import Watch, interval, tidy
-from fleet.models import Node
-from tests.conftest import wait_for
+from daemonpulse.queue.watch import Watch, tidy
+from fleet.models import Command as NodeCommand
+from fleet.models import Node, Sample
 
 from .prompts import cancelled, die, fresh, running, stream, submit
 
@@ -20,18 +20,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def looked(monkeypatch):
-    """The names of the nodes that were looked at; nothing is sent to them."""
-    seen = []
-    monkeypatch.setattr("daemonpulse.queue.watch.inventory.look", lambda node: seen.append(node.name))
-    return seen
-
-
-@pytest.fixture
-def watch(monkeypatch, looked):
-    """Its probes run at once, in the test's own thread and transaction."""
+def watch(monkeypatch):
+    """One that looks at no node and runs no command; those have tests of their own."""
     made = Watch()
-    monkeypatch.setattr(made.pool, "submit", lambda function, *args: function(*args))
+    made.heartbeat.asked = []
+    monkeypatch.setattr(
+        made.heartbeat, "step", lambda working, is_awaited: made.heartbeat.asked.append((working, is_awaited))
+    )
+    monkeypatch.setattr(made.dispatcher, "step", lambda: None)
     made.tidied_at = time.monotonic()
     return made
 
@@ -79,64 +75,13 @@ def test_it_calls_nobody_when_nothing_could_start(alice, node, watch, hindrance)
     assert not OrmQ.objects.exists()
 
 
-@pytest.mark.parametrize(
-    ("state", "is_busy", "seconds"),
-    [
-        ("online", False, 10),
-        ("offline", False, 10),
-        ("online", True, 3),
-        ("offline", True, 0.5),
-        ("unauthorized", True, 0.5),
-        ("unknown", True, 0.5),
-    ],
-)
-def test_it_looks_at_a_node_as_often_as_it_matters(state, is_busy, seconds):
-    assert interval(Node(state=state), is_busy) == seconds
-
-
-def test_it_probes_each_enabled_node_when_it_is_due(alice, node, watch, looked):
-    attic = Node.objects.create(name="attic", base_url="http://127.0.0.1:10", state="offline")
-    Node.objects.create(name="cellar", base_url="http://127.0.0.1:11", is_enabled=False)
+def test_it_says_where_work_runs_and_whether_prompts_wait(alice, node, watch):
     watch.step()
+    running(alice, node)
     watch.step()
-    assert sorted(looked) == ["attic", "box"]
-
-    submit(alice)  # now somebody waits for the node that is down
-    watch.looked_at = {pk: at - 1 for pk, at in watch.looked_at.items()}
+    NodeCommand.ask(attic := Node.objects.create(name="attic", base_url="http://127.0.0.1:10"), "server_stop")
     watch.step()
-    assert looked[2:] == ["attic"]
-
-    watch.looked_at = {pk: at - 3 for pk, at in watch.looked_at.items()}
-    watch.step()
-    assert sorted(looked[3:]) == ["attic", "box"]
-    assert attic.pk in watch.looked_at
-
-
-def test_it_does_not_let_a_slow_node_hold_up_the_others(node, watch, looked, monkeypatch):
-    attic = Node.objects.create(name="attic", base_url="http://127.0.0.1:10")
-    watch.probing.add(attic.pk)  # still at it
-
-    watch.step()
-
-    assert looked == ["box"]
-
-
-def test_it_goes_on_probing_after_a_probe_that_crashed(node, watch, monkeypatch):
-    monkeypatch.setattr("daemonpulse.queue.watch.inventory.look", lambda node: 1 / 0)
-
-    watch.step()
-
-    assert not watch.probing
-
-
-@pytest.mark.django_db(transaction=True)
-def test_it_probes_in_threads_of_its_own(node, looked):
-    watch = Watch()
-    try:
-        watch.probe_due()
-        wait_for(lambda: looked == ["box"] and not watch.probing)
-    finally:
-        watch.pool.shutdown()
+    assert watch.heartbeat.asked == [(set(), False), ({node.pk}, True), ({node.pk, attic.pk}, True)]
 
 
 def test_it_tidies_up_now_and_then(alice, node, watch):
@@ -167,8 +112,14 @@ def test_it_removes_only_what_is_old(alice):
         SignInLink.objects.create(user=alice, secret_hash=name, expires_at=now - timedelta(days=age))
         Session.objects.create(session_key=name, session_data="", expire_date=now + timedelta(days=5 - age))
 
+    box = Node.objects.create(name="box", base_url="http://127.0.0.1:9")
+    for grain, age in [(0, 59), (0, 61), (60, 61), (60, 25 * 60), (900, 25 * 60), (900, 31 * 24 * 60)]:
+        Sample.objects.create(node=box, grain=grain, at=now - timedelta(minutes=age))
+
     tidy()
 
+    kept = [(s.grain, round((now - s.at).total_seconds() / 60)) for s in Sample.objects.order_by("-at")]
+    assert kept == [(0, 59), (60, 61), (900, 1500)]
     assert sorted(Event.objects.values_list("kind", "subject")) == [("prompt.output", "0"), ("prompt.queued", "6")]
     assert SignInLink.objects.get().secret_hash == "new"
     assert Session.objects.get().session_key == "new"

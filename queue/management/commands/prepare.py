@@ -9,21 +9,26 @@ from django.db import DatabaseError
 
 from daemonpulse.models import KeyCheck, SignInLink, User
 from fleet.discovery import find_here
-from fleet.models import Kind, Node
+from fleet.lms.actions import Action
+from fleet.lms.cli import LmsError
+from fleet.lms.manager import LMStudioManager
+from fleet.lms.manager import State as Managed
+from fleet.models import Command as NodeCommand
+from fleet.models import Node
 
 from ...models import Runner
 
 SIMULATED_NAME = "Simulated daemon"
-LOCAL_NAME = "LM Studio here"
 
 
 class Command(BaseCommand):
-    help = "Brings the database up to date; makes the key check, the first account and the first node."
+    help = "Brings the database up to date; makes the key check, the first account and the simulated node."
     requires_system_checks = ["queue"]
 
     def add_arguments(self, parser):
         parser.add_argument("--simulator-port", type=int, required=True)
         parser.add_argument("--no-simulator", action="store_true")
+        parser.add_argument("--start-daemon", action="store_true")
 
     def handle(self, *args, **options):
         with contextlib.suppress(DatabaseError):  # a new database has no such table yet
@@ -32,15 +37,17 @@ class Command(BaseCommand):
         KeyCheck.verify()
         Runner.row()
         user = User.objects.filter(is_superuser=True).order_by("pk").first() or User.objects.create_superuser("admin")
+        problem = start_here() if options["start_daemon"] else ""
+        start_wanted()
         found = find_here()
-        if found and not Node.objects.filter(base_url=found).exists():
-            Node.objects.create(name=free_name(LOCAL_NAME), base_url=found, kind=Kind.LMSTUDIO)
-        simulate = self.simulated_node(options["simulator_port"], options["no_simulator"])
+        simulate = self.simulated_node(options["simulator_port"], options["no_simulator"] or bool(found))
         link = SignInLink.issue(user) if user.last_login is None else None
-        self.stdout.write(json.dumps({"simulate": simulate, "found": found, "link": link}))
+        is_new = bool(found) and not Node.objects.filter(base_url=found).exists()
+        told = {"simulate": simulate, "found": found, "found_is_new": is_new, "problem": problem, "link": link}
+        self.stdout.write(json.dumps(told))
 
     def simulated_node(self, port: int, is_unwanted: bool) -> bool:
-        """The simulated daemon stands in while there is no real node; its node stays for its history."""
+        """The simulated daemon stands in while there is no real one; its node stays for its history."""
         has_real = Node.objects.filter(is_simulated=False).exists()
         is_wanted = not has_real and not is_unwanted
         node = Node.objects.filter(is_simulated=True).first()
@@ -55,6 +62,26 @@ class Command(BaseCommand):
             Node.objects.filter(pk=node.pk).update(base_url=url)
             node.enable()
         return True
+
+
+def start_here() -> str:
+    """Start the server of this machine's LM Studio when it is installed but down; returns what went wrong."""
+    manager = LMStudioManager()
+    try:
+        status = manager.get_status()
+        if status.state == Managed.SERVER_DOWN:
+            manager.ensure_server_running()
+        return status.advice if status.state not in {Managed.READY, Managed.SERVER_DOWN} else ""
+    except LmsError as error:
+        return str(error)
+
+
+def start_wanted() -> None:
+    """Have the servers started of the nodes that want it; the worker does it and their pages show how it goes."""
+    for node in Node.objects.enabled().filter(starts_with_up=True):
+        is_asked = node.commands.open().filter(action=Action.SERVER_START).exists()
+        if node.can_be_managed and not is_asked:
+            NodeCommand.ask(node, Action.SERVER_START)
 
 
 def free_name(name: str) -> str:

@@ -1,5 +1,9 @@
 """Nodes: the daemons we talk to."""
 
+import ipaddress
+from datetime import timedelta
+from urllib.parse import urlsplit
+
 from django.db import models
 from django.utils import timezone
 from django_cryptography.fields import encrypt
@@ -8,6 +12,8 @@ from daemonpulse.models.event import record, writing
 from fleet.daemons import kinds
 from fleet.daemons.base import Daemon
 from fleet.daemons.errors import DaemonError, Reason
+
+STALLED_SECONDS = 5.0  # a node that takes longer to answer is stalled
 
 
 class Kind(models.TextChoices):
@@ -18,10 +24,14 @@ class Kind(models.TextChoices):
 class State(models.TextChoices):
     """What the last look at a node found."""
 
-    UNKNOWN = "unknown", "Not looked at yet"  # just added or enabled again
+    UNKNOWN = "unknown", "Not looked at yet"  # just added, changed or enabled again
     ONLINE = "online", "Online"  # answered as its kind does
+    STALLED = "stalled", "Stalled"  # the same, but only after more than STALLED_SECONDS
     OFFLINE = "offline", "Offline"  # did not answer, or not in a way we understand
     UNAUTHORIZED = "unauthorized", "Refuses our token"
+
+
+ANSWERING = frozenset({State.ONLINE, State.STALLED})  # late is not away: prompts may go there
 
 
 class NodeQuerySet(models.QuerySet):
@@ -29,16 +39,24 @@ class NodeQuerySet(models.QuerySet):
         return self.filter(is_enabled=True)
 
     def online(self):
-        return self.enabled().filter(state=State.ONLINE)
+        return self.enabled().filter(state__in=ANSWERING)
 
 
 class Node(models.Model):
-    """One daemon, by its base URL. `state` is what the last look found; only seen() and lost() write it."""
+    """One daemon, by its base URL. `state` is what the last look found; only seen() and lost() write it.
+
+    Its machine is reached through an agent, or directly when the address is this machine's own (fleet/hosts.py).
+    """
 
     name = models.CharField(max_length=80, unique=True)
     kind = models.CharField(max_length=20, choices=Kind, default=Kind.LMSTUDIO)
     base_url = models.CharField(max_length=300, unique=True, verbose_name="address")
     token = encrypt(models.CharField(max_length=300, blank=True, default=""))
+    tags = models.JSONField(default=list, blank=True)  # short words
+    notes = encrypt(models.TextField(blank=True, default=""))
+    agent_url = models.CharField(max_length=300, blank=True, default="", verbose_name="agent's address")
+    agent_key = encrypt(models.CharField(max_length=300, blank=True, default=""))
+    starts_with_up = models.BooleanField(default=False)  # `daemonpulse up` starts its server when it is down
     is_enabled = models.BooleanField(default=True)
     is_simulated = models.BooleanField(default=False)
     state = models.CharField(max_length=20, choices=State, default=State.UNKNOWN, editable=False)
@@ -47,6 +65,8 @@ class Node(models.Model):
     added_at = models.DateTimeField(auto_now_add=True)
     checked_at = models.DateTimeField(null=True, editable=False)
     last_seen_at = models.DateTimeField(null=True, editable=False)
+    watched_until = models.DateTimeField(null=True, editable=False)  # a page that shows it keeps pushing this
+    look_wanted_at = models.DateTimeField(null=True, editable=False)  # somebody wants to know now
 
     objects = NodeQuerySet.as_manager()
 
@@ -62,7 +82,26 @@ class Node(models.Model):
 
     @property
     def is_online(self) -> bool:
-        return self.is_enabled and self.state == State.ONLINE
+        return self.is_enabled and self.state in ANSWERING
+
+    @property
+    def is_here(self) -> bool:
+        """Its address is this machine's own."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
+    def has_host(self) -> bool:
+        """Its machine can be asked for GPUs and memory."""
+        return bool(self.agent_url) or self.is_here
+
+    @property
+    def can_be_managed(self) -> bool:
+        """Its LM Studio can be started and stopped from here."""
+        return self.has_host and self.kind == Kind.LMSTUDIO and not self.is_simulated
 
     @property
     def reason_explanation(self) -> str:
@@ -74,7 +113,8 @@ class Node(models.Model):
 
     def seen(self, latency_seconds: float) -> bool:
         """The node answered. True when that is news."""
-        return self._look(State.ONLINE, "", latency_seconds=latency_seconds, last_seen_at=timezone.now())
+        state = State.ONLINE if latency_seconds <= STALLED_SECONDS else State.STALLED
+        return self._look(state, "", latency_seconds=latency_seconds, last_seen_at=timezone.now())
 
     def lost(self, error: DaemonError) -> bool:
         """The node did not answer as it should. True when that is news."""
@@ -93,12 +133,31 @@ class Node(models.Model):
             setattr(self, name, value)
         return bool(changed)
 
+    def want_look(self) -> None:
+        """Have it looked at now, and not when its turn comes."""
+        self.look_wanted_at = timezone.now()
+        Node.objects.filter(pk=self.pk).update(look_wanted_at=self.look_wanted_at)
+
+    @classmethod
+    def watch(cls, pks: list[int] | None, seconds: float) -> None:
+        """Somebody looks at these nodes (None: at all) for the next seconds."""
+        nodes = cls.objects.enabled() if pks is None else cls.objects.filter(pk__in=pks)
+        nodes.update(watched_until=timezone.now() + timedelta(seconds=seconds))
+
     def set_token(self, token: str) -> None:
         """Use another token from now on; the state is unknown until the next look."""
+        self.change(token=token)
+
+    def change(self, **fields) -> None:
+        """Change what a person may; where it is reached otherwise, its state is unknown until the next look."""
+        if {"base_url", "kind", "token"} & set(fields):
+            fields |= {"state": State.UNKNOWN, "reason": ""}
+        fields |= {"look_wanted_at": timezone.now()}
+        for name, value in fields.items():
+            setattr(self, name, value)
         with writing():
-            Node.objects.filter(pk=self.pk).update(token=token, state=State.UNKNOWN, reason="")
+            self.save(update_fields=list(fields))
             record("node.changed", self.pk)
-        self.token, self.state, self.reason = token, State.UNKNOWN, ""
 
     def enable(self) -> None:
         self._switch(True)

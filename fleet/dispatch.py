@@ -1,0 +1,36 @@
+"""Hands waiting commands to threads: several at a time, but one at a time for each node."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from django.db import close_old_connections
+
+from fleet import operations
+from fleet.models import Command
+
+log = logging.getLogger(__name__)
+
+MAX_RUNNING = 4
+
+
+class Dispatcher:
+    """`step()` starts what can start and returns."""
+
+    def __init__(self):
+        self.pool = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="command")
+
+    def step(self) -> None:
+        Command.rescue()
+        open_ones = list(Command.objects.open().select_related("node").order_by("asked_at"))
+        busy = {command.node_id for command in open_ones if command.state == Command.State.RUNNING}
+        for command in open_ones:
+            if command.state == Command.State.WAITING and command.node_id not in busy:
+                busy.add(command.node_id)
+                self.pool.submit(self._run, command)
+
+    def _run(self, command: Command) -> None:
+        try:
+            close_old_connections()
+            operations.run(command)
+        except Exception:
+            log.exception("command.lost command=%s", command.pk)

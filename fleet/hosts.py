@@ -1,0 +1,92 @@
+"""The machine of a node: this one, or another one through its agent. Both answer the same calls."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from fleet.agent.client import AgentClient
+from fleet.agent.keys import AgentKey
+from fleet.daemons.errors import DaemonError, Reason
+from fleet.lms.actions import Action, execute
+from fleet.lms.home import Folder
+from fleet.lms.manager import LMStudioManager
+from fleet.models.node import Node
+from fleet.telemetry.reader import MachineReader
+from fleet.telemetry.readings import Machine
+
+SAME_READING_SECONDS = 1.0  # several nodes on one machine share a reading
+
+
+class Host(Protocol):
+    """A machine with an LM Studio. Every call may raise DaemonError, execute() also LmsError."""
+
+    def telemetry(self) -> Machine: ...
+
+    def status(self) -> dict: ...
+
+    def execute(self, action: Action, parameters: dict, on_line: Callable[[str], None], command_id: str) -> dict: ...
+
+    def logs(self, source: str) -> Iterator[str]: ...
+
+
+class ThisMachine:
+    """The machine that this process runs on; `port` is the daemon's."""
+
+    def __init__(self, port: int, token: str = ""):
+        self.port, self.token = port, token
+
+    def manager(self, on_line: Callable[[str], None] | None = None) -> LMStudioManager:
+        return LMStudioManager(port=self.port, token=self.token, on_line=on_line)
+
+    def telemetry(self) -> Machine:
+        return _own_reader.read()
+
+    def status(self) -> dict:
+        return self.manager().get_status().as_json()
+
+    def execute(self, action: Action, parameters: dict, on_line: Callable[[str], None], command_id: str) -> dict:
+        return execute(self.manager(on_line), action, parameters)
+
+    def logs(self, source: str) -> Iterator[str]:
+        return self.manager().stream_logs(source)
+
+
+class OwnReader:
+    """This machine's reader, made when it is first needed and asked once for all of the nodes on it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._reader: MachineReader | None = None
+        self._last: Machine | None = None
+        self._read_at = 0.0
+
+    def read(self) -> Machine:
+        with self._lock:
+            if self._last is None or time.monotonic() - self._read_at > SAME_READING_SECONDS:
+                self._reader = self._reader or self._made()
+                self._last, self._read_at = self._reader.read(), time.monotonic()
+            return self._last
+
+    @staticmethod
+    def _made() -> MachineReader:
+        folder = Folder.find()
+        survey = (lambda: LMStudioManager().query("survey")) if folder.is_bootstrapped else None
+        return MachineReader(survey=survey, folder=folder.path)
+
+
+_own_reader = OwnReader()
+
+
+def host_of(node: Node) -> Host | None:
+    """The machine behind a node, None where it cannot be asked. Raises DaemonError for an agent's key that is none."""
+    if node.agent_url:
+        try:
+            return AgentClient(node.agent_url, AgentKey.parse(node.agent_key))
+        except ValueError as error:
+            raise DaemonError(Reason.UNAUTHORIZED, str(error)) from error
+    if node.is_here:
+        parts = urlsplit(node.base_url)
+        return ThisMachine(parts.port or (443 if parts.scheme == "https" else 80), node.token)
+    return None

@@ -1,0 +1,8 @@
+"""`daemonpulse daemon-stop [NODE]`."""
+
+from fleet.lms.actions import Action
+from fleet.terminal import NodeActionCommand
+
+
+class Command(NodeActionCommand):
+    action = Action.SERVER_STOP

@@ -1,0 +1,118 @@
+"""Doing what a node was told to do. Runs in the worker, or in a terminal's own process; never in a page's request."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from django.db import close_old_connections
+
+from fleet import layout
+from fleet.agent.client import ActionFailed
+from fleet.daemons.errors import DaemonError
+from fleet.hosts import host_of
+from fleet.lms.actions import Action
+from fleet.lms.cli import LmsError
+from fleet.models import Command
+from fleet.models.command import LOAD, PLAN
+
+log = logging.getLogger(__name__)
+
+TELL_SECONDS = 0.4  # at most so often a page hears of new output
+BEAT_SECONDS = 5.0
+WAIT_SECONDS = 0.2
+
+
+class Telling:
+    """Passes on what a command says while it runs, and keeps its lease.
+
+    Lines come from other threads; only the thread of tell() writes.
+    """
+
+    def __init__(self, command: Command, on_line: Callable[[str], None] | None = None):
+        self.command, self.on_line = command, on_line
+        self.lines: list[str] = []
+        self.progress: float | None = None
+        self.is_over = threading.Event()
+        self.is_news = threading.Event()
+        self.thread = threading.Thread(target=self._tell, name="telling", daemon=True)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+        if self.on_line:
+            self.on_line(text)
+        self.is_news.set()
+
+    def at(self, progress: float) -> None:
+        self.progress = progress
+        self.is_news.set()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def _tell(self) -> None:
+        while not self.is_over.is_set():
+            is_news = self.is_news.wait(BEAT_SECONDS)
+            if self.is_over.is_set():
+                return
+            self.is_news.clear()
+            try:
+                close_old_connections()
+                self.command.beat(self.output if is_news else None, self.progress if is_news else None)
+            except Exception:
+                log.exception("command.beat_failed command=%s", self.command.pk)
+            time.sleep(TELL_SECONDS)
+
+    def __enter__(self) -> "Telling":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.is_over.set()
+        self.is_news.set()
+        self.thread.join()
+        if self.lines or self.progress is not None:
+            self.command.beat(self.output, self.progress)
+
+
+def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
+    """Take a waiting command and do it. False when somebody else has it. Never raises for what it does."""
+    if not command.claim():
+        return False
+    log.info("command.started action=%s node=%s", command.action, command.node_id)
+    problem, result = "", {}
+    with Telling(command, on_line) as telling:
+        try:
+            result = perform(command, telling)
+        except (LmsError, ActionFailed, ValueError) as error:
+            problem = str(error)
+        except DaemonError as error:
+            problem = error.reason.explanation
+        except Exception:
+            log.exception("command.failed action=%s node=%s", command.action, command.node_id)
+            problem = "Something went wrong that was not foreseen; the server's log has it."
+    if problem:
+        command.fail(problem)
+    else:
+        command.finish(result)
+    command.node.want_look()
+    return True
+
+
+def wait(command: Command) -> None:
+    """Sleep a moment, and read the command's row again: somebody else runs it."""
+    time.sleep(WAIT_SECONDS)
+    command.refresh_from_db()
+
+
+def perform(command: Command, telling: Telling) -> dict:
+    """Do it and return what came of it. Raises LmsError, ActionFailed, DaemonError or ValueError."""
+    if command.action == PLAN:
+        return layout.plan_load(command.node, command.parameters, telling)
+    if command.action == LOAD:
+        return layout.load(command.node, command.parameters, telling)
+    host = host_of(command.node)
+    if host is None or not command.node.can_be_managed:
+        raise ValueError("There is no way to this node's machine. Set up an agent there (see docs/agent.md).")
+    return host.execute(Action(command.action), command.parameters, telling.line, str(command.pk))

@@ -1,0 +1,53 @@
+"""The contexts of what both a page and its socket render."""
+
+import json
+
+from fleet import panels
+from fleet.advice import advise
+from fleet.allocation.profile import Profile, Strategy
+from fleet.cards import cards
+from fleet.models import Command, Node, Sample
+from fleet.models.command import LABELS, LOAD, PLAN
+from fleet.models.profile import in_words
+
+FRAGMENTS = ("state", "machine", "commands", "plan", "panels", "sample")
+COMMANDS_SHOWN = 20
+
+
+def list_context(user) -> dict:
+    return {"cards": cards(Node.objects.all(), user), "permissions": user.get_all_permissions(), "user": user}
+
+
+def node_context(node: Node, user) -> dict:
+    """Everything that the live parts of a node's page show."""
+    reading = getattr(node, "reading", None)
+    status = reading.status_json if reading and node.can_be_managed else None
+    advice = advise(node, status)
+    commands = list(node.commands.select_related("user")[:COMMANDS_SHOWN])
+    sample = Sample.objects.filter(node=node).order_by("-at").first()
+    return {
+        "node": node,
+        "user": user,
+        "permissions": user.get_all_permissions(),
+        "reading": reading,
+        "machine": reading.machine if reading and node.has_host else None,
+        "status": status,
+        "advice": advice,
+        "advice_label": LABELS[advice.action] if advice and advice.action else "",
+        "commands": commands,
+        "current": next((command for command in reversed(commands) if command.is_open), None),
+        "planned": planned(commands),
+        "panels": panels.on_page(node, user),
+        "point_json": json.dumps(sample.point) if sample else "",
+    }
+
+
+def planned(commands: list[Command]) -> dict | None:
+    """The last plan or load, with what the page says of it in words."""
+    last = next((c for c in commands if c.action in {PLAN, LOAD} and c.state == Command.State.DONE), None)
+    if last is None:
+        return None
+    need = last.result["need"]
+    need_bytes = None if need["weights_bytes"] is None else need["weights_bytes"] + (need["context_bytes"] or 0)
+    profile = Profile(Strategy(last.result["profile"].pop("strategy")), **last.result["profile"])
+    return last.result | {"need_bytes": need_bytes, "profile_words": in_words(profile)}

@@ -1,0 +1,119 @@
+"""One look at this machine, from every source there is."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fleet.telemetry.nvml import Nvml, NvmlAnswer
+from fleet.telemetry.patience import Patient
+from fleet.telemetry.readings import Gpu, Machine
+from fleet.telemetry.survey import gpus_from_survey, ram_from_survey
+from fleet.telemetry.system import System, has_unified_memory
+
+logger = logging.getLogger(__name__)
+
+NVML_SECONDS = 5.0
+SURVEY_SECONDS = 5.0
+SURVEY_EVERY_SECONDS = 600.0  # what is built into a machine seldom changes, and the survey starts a program
+
+HANGING = "The graphics driver does not answer. If this lasts, restart the machine."
+FROM_SURVEY = "LM Studio's hardware survey tells what GPUs there are, but not how much of them is in use."
+NONE_IN_SURVEY = "LM Studio's hardware survey found no GPU either."
+SURVEY_FAILED = "LM Studio's hardware survey could not be had. Check that LM Studio is installed and running."
+SURVEY_SLOW = "LM Studio's hardware survey has not come yet."
+UNIFIED = "Processors and GPU share one memory on this machine."
+
+
+class MachineReader:
+    """Reads this machine, from any thread. `survey` returns the JSON of `lms runtime survey --json`, parsed.
+
+    It is asked only where NVML knows no GPU, at most every ten minutes, and may raise. `folder` is LM
+    Studio's: processes whose program lies below it are marked as the daemon's.
+    """
+
+    def __init__(
+        self,
+        survey: Callable[[], object] | None = None,
+        folder: Path | None = None,
+        *,
+        nvml: Nvml | None = None,
+        nvml_seconds: float = NVML_SECONDS,
+    ):
+        self._system = System()
+        self._nvml = Patient((nvml or Nvml(folder=folder)).read, nvml_seconds, "nvml")
+        self._known = NvmlAnswer()
+        self._survey = SurveyedMachine(survey) if survey else None
+
+    def read(self) -> Machine:
+        """The machine now. Never raises; takes some milliseconds, and up to 5 s when a source starts to hang."""
+        answer, ram = self._gpus(), None
+        if not answer.gpus and answer.note != HANGING and self._survey:
+            gpus, ram, note = self._survey.read()
+            is_nvidia_missed = not gpus or any("nvidia" in gpu.name.lower() for gpu in gpus)
+            answer = dataclasses.replace(answer, gpus=gpus, note=f"{note} {answer.note}" if is_nvidia_missed else note)
+        system = self._system.read()
+        system["ram_total_bytes"] = system["ram_total_bytes"] or ram
+        return Machine(
+            at=time.time(),
+            **system,
+            driver_version=answer.driver_version,
+            cuda_version=answer.cuda_version,
+            gpu_note=f"{answer.note} {UNIFIED}".strip() if has_unified_memory() else answer.note,
+            gpus=answer.gpus,
+        )
+
+    def _gpus(self) -> NvmlAnswer:
+        """What NVML tells. While it hangs, the GPUs as they were known, with no figure that may have changed."""
+        try:
+            self._known = self._nvml.ask()
+        except TimeoutError:
+            gpus = tuple(_without_figures(gpu) for gpu in self._known.gpus)
+            return dataclasses.replace(self._known, gpus=gpus, note=HANGING)
+        return self._known
+
+
+class SurveyedMachine:
+    """The latest survey. The first reader waits for it some seconds; it is renewed while readers go on."""
+
+    def __init__(self, survey: Callable[[], object], clock: Callable[[], float] = time.monotonic):
+        self._survey = survey
+        self._clock = clock
+        self._renewal = Patient(self._renew, SURVEY_SECONDS, "survey")
+        self._due_at = clock()
+        self._is_known = False
+        self._known: tuple[tuple[Gpu, ...], int | None, str] = ((), None, SURVEY_SLOW)
+
+    def read(self) -> tuple[tuple[Gpu, ...], int | None, str]:
+        """The GPUs, the memory in bytes, and a sentence on where they come from. Never raises."""
+        if self._clock() < self._due_at:
+            return self._known
+        if self._is_known:
+            self._renewal.begin()
+            return self._known
+        try:
+            self._renewal.ask()
+        except TimeoutError:
+            logger.info("survey.slow")
+        return self._known
+
+    def _renew(self) -> None:
+        """Runs in a thread of its own and leaves its outcome here, so that a late one is not lost."""
+        if self._clock() < self._due_at:
+            return
+        try:
+            survey = self._survey()
+            gpus = gpus_from_survey(survey)
+            self._known = gpus, ram_from_survey(survey), FROM_SURVEY if gpus else NONE_IN_SURVEY
+        except Exception as error:
+            logger.warning("survey.failed error=%s", type(error).__name__)
+            gpus, ram, _ = self._known
+            self._known = gpus, ram, FROM_SURVEY if gpus else SURVEY_FAILED
+        self._is_known = True
+        self._due_at = self._clock() + SURVEY_EVERY_SECONDS
+
+
+def _without_figures(gpu: Gpu) -> Gpu:
+    kept = ("index", "name", "source", "uuid", "memory_total_bytes", "is_integrated", "mig")
+    return Gpu(**{name: getattr(gpu, name) for name in kept}, problem=HANGING)

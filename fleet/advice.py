@@ -39,7 +39,13 @@ def _managed(node: Node, status: dict) -> Advice:
     """LM Studio's own state says more than a port that does not answer."""
     state = status.get("state")
     if state == Managed.SERVER_DOWN:
-        return Advice("LM Studio is installed there, but its server is down.", Action.SERVER_START)
+        return Advice(Managed.SERVER_DOWN.explanation, Action.SERVER_START)
     if state == Managed.READY:
         return Advice(node.reason_explanation, Action.SERVER_RESTART)
-    return Advice(str(status.get("advice") or node.reason_explanation))
+    return Advice(f"{explain(status)} {status.get('advice') or ''}".strip())
+
+
+def explain(status: dict) -> str:
+    """LM Studio's own state in a sentence; an agent of another version may tell of one that is unknown here."""
+    state = status.get("state")
+    return Managed(state).explanation if state in list(Managed) else "Its state is unknown."

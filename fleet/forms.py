@@ -9,6 +9,7 @@ from django.core.validators import RegexValidator
 from django.db import transaction
 
 from daemonpulse.models.event import record
+from fleet.agent.client import AgentClient
 from fleet.agent.keys import AgentKey
 from fleet.allocation.profile import Profile, Strategy
 from fleet.daemons.errors import DaemonError
@@ -148,6 +149,11 @@ class NodeForm(forms.ModelForm):
             self.add_error("base_url", ValidationError("There is a node with this address already.", code="duplicate"))
         if data.get("agent_url") and not data.get("agent_key") and "agent_key" not in self.errors:
             self.add_error("agent_key", ValidationError("An agent is asked with its key.", code="required"))
+        if data.get("agent_url") and data.get("agent_key"):
+            try:
+                AgentClient(data["agent_url"], AgentKey.parse(data["agent_key"]))
+            except ValueError as error:
+                self.add_error("agent_url", ValidationError(str(error), code="invalid"))
         if url and not self.errors and not data.get("kind"):
             self._find_out_kind(data, url)
         return data

@@ -3,7 +3,7 @@
 import json
 
 from fleet import panels
-from fleet.advice import advise
+from fleet.advice import advise, explain
 from fleet.allocation.profile import Profile, Strategy
 from fleet.cards import cards
 from fleet.models import Command, Node, Sample
@@ -12,6 +12,14 @@ from fleet.models.profile import in_words
 
 FRAGMENTS = ("state", "machine", "commands", "plan", "panels", "sample")
 COMMANDS_SHOWN = 20
+ALWAYS = (("latency", "Answers in"),)
+OF_MACHINE = (("cpu", "CPU load"), ("ram", "RAM in use"))
+OF_GPUS = (
+    ("vram", "VRAM in use"),
+    ("utilization", "GPU load"),
+    ("temperature", "GPU temperature"),
+    ("power", "GPU power"),
+)
 
 
 def list_context(user) -> dict:
@@ -21,21 +29,25 @@ def list_context(user) -> dict:
 def node_context(node: Node, user) -> dict:
     """Everything that the live parts of a node's page show."""
     reading = getattr(node, "reading", None)
+    machine = reading.machine if reading and node.has_host else None
     status = reading.status_json if reading and node.can_be_managed else None
     advice = advise(node, status)
     commands = list(node.commands.select_related("user")[:COMMANDS_SHOWN])
+    current = next((command for command in reversed(commands) if command.is_open), None)
     sample = Sample.objects.filter(node=node).order_by("-at").first()
     return {
         "node": node,
         "user": user,
         "permissions": user.get_all_permissions(),
         "reading": reading,
-        "machine": reading.machine if reading and node.has_host else None,
+        "machine": machine,
         "status": status,
+        "status_words": explain(status) if status else "",
         "advice": advice,
         "advice_label": LABELS[advice.action] if advice and advice.action else "",
-        "commands": commands,
-        "current": next((command for command in reversed(commands) if command.is_open), None),
+        "current": current,
+        "history": [command for command in commands if command != current],
+        "graphs": (OF_GPUS if machine and machine.gpus else ()) + ALWAYS + (OF_MACHINE if machine else ()),
         "planned": planned(commands),
         "panels": panels.on_page(node, user),
         "point_json": json.dumps(sample.point) if sample else "",

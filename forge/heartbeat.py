@@ -18,7 +18,8 @@ from fleet.daemons.errors import DaemonError
 from fleet.heartbeat import Interest, period, status_period
 from fleet.hosts import host_of
 from fleet.lms.cli import LmsError
-from fleet.models import ANSWERING, Node, Reading, Sample
+from fleet.models import ANSWERING, Node, Reading, Sample, State
+from fleet.models.node import STALLED_SECONDS
 from fleet.telemetry.readings import Machine
 from forge import inventory
 from forge.models import Model
@@ -37,26 +38,26 @@ class Heartbeat:
         self.looked_at: dict[int, float] = {}
         self.active_at: dict[int, float] = {}
         self.status_at: dict[int, float] = {}
-        self.looking: set[int] = set()
+        self.looking: dict[int, float] = {}  # node → since when
 
     def step(self, working: set[int], is_awaited: bool) -> None:
         """`working`: ids of nodes on which something runs; `is_awaited`: prompts wait for some node."""
         now = time.monotonic()
         for node in Node.objects.enabled():
             interest = self._interest(node, now, node.pk in working, is_awaited)
-            is_due = now - self.looked_at.get(node.pk, NEVER) >= period(interest)
-            if node.pk in self.looking or not is_due:
-                continue
-            self.looked_at[node.pk] = now
-            self.looking.add(node.pk)
-            is_status_due = now - self.status_at.get(node.pk, NEVER) >= status_period(
-                interest.is_answering, interest.is_watched
-            )
-            if is_status_due or interest.is_wanted:
-                self.status_at[node.pk] = now
-                self.pool.submit(self._look, node, True)
-            else:
-                self.pool.submit(self._look, node, False)
+            if (since := self.looking.get(node.pk)) is not None:
+                if now - since > STALLED_SECONDS and node.state == State.ONLINE:
+                    node.late()
+            elif now - self.looked_at.get(node.pk, NEVER) >= period(interest):
+                self._begin(node, interest, now)
+
+    def _begin(self, node: Node, interest: Interest, now: float) -> None:
+        self.looked_at[node.pk] = self.looking[node.pk] = now
+        rest = status_period(interest.is_answering, interest.is_watched)
+        with_status = interest.is_wanted or now - self.status_at.get(node.pk, NEVER) >= rest
+        if with_status:
+            self.status_at[node.pk] = now
+        self.pool.submit(self._look, node, with_status)
 
     def _interest(self, node: Node, now: float, is_working: bool, is_awaited: bool) -> Interest:
         is_watched = node.watched_until is not None and node.watched_until > timezone.now()
@@ -80,7 +81,7 @@ class Heartbeat:
         except Exception:
             log.exception("node.look_failed node=%s", node.pk)
         finally:
-            self.looking.discard(node.pk)
+            self.looking.pop(node.pk, None)
 
 
 def look(node: Node, with_status: bool = False) -> bool:

@@ -7,7 +7,7 @@ import threading
 
 from daemonpulse import __version__
 
-SERVICE = "_daemonpulse-agent._tcp.local."
+SERVICE = "_daemonpulse-agent._tcp.local."  # longer than RFC 6335 likes, hence strict=False
 END_SECONDS = 2.0
 
 
@@ -33,7 +33,7 @@ class Announcement:
         )  # fmt: skip
         try:
             self._zeroconf = Zeroconf(interfaces=[str(address) for address in addresses])
-            self._zeroconf.register_service(info, allow_name_change=True)
+            self._zeroconf.register_service(info, allow_name_change=True, strict=False)
         except Exception as error:  # no multicast here: the agent works as well without being found
             print(f"daemonpulse agent: not announced on the network ({type(error).__name__}).", flush=True)
         if self._is_over:

@@ -27,6 +27,7 @@ READ_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
 MAX_LINE_BYTES = 8 * 1024 * 1024  # the longest is an inventory of models
 MAX_COMMAND_BYTES = 64 * 1024 * 1024
+NOT_AN_AGENT = "What answers there is not an agent."
 CUT_WORDS = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead", "InvalidChunkLength", "BrokenPipe")
 
 
@@ -48,7 +49,7 @@ class AgentClient:
         """{"agent": "daemonpulse", "version", "tls"}: who is there."""
         answer = self._get("/v1/hello", TELEMETRY_SECONDS)
         if answer.get("agent") != "daemonpulse":
-            raise DaemonError(Reason.NOT_UNDERSTOOD, "What answers there is not an agent.")
+            raise DaemonError(Reason.NOT_UNDERSTOOD, NOT_AN_AGENT)
         return answer
 
     def telemetry(self) -> Machine:
@@ -143,7 +144,9 @@ def daemon_error(error: Exception) -> DaemonError:
         return DaemonError(Reason.UNREACHABLE, "no answer in time")
     if isinstance(error, requests.Timeout) or "ReadTimeout" in text:
         return DaemonError(Reason.TIMEOUT, "no answer in time")
-    if any(word in text for word in CUT_WORDS):
+    if "BadStatusLine" in text:
+        return DaemonError(Reason.NOT_UNDERSTOOD, NOT_AN_AGENT)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or any(word in text for word in CUT_WORDS):
         return DaemonError(Reason.CUT, "the connection broke")
     if isinstance(error, requests.ConnectionError) or (
         isinstance(error, ValueError) and not isinstance(error, requests.RequestException)
@@ -155,7 +158,7 @@ def daemon_error(error: Exception) -> DaemonError:
 def _error(status: int, body: dict) -> DaemonError:
     if isinstance(body.get("error"), dict):
         return from_error(body["error"])
-    return DaemonError(Reason.NOT_UNDERSTOOD, f"What answers there is not an agent (HTTP {status}).")
+    return DaemonError(Reason.NOT_UNDERSTOOD, f"{NOT_AN_AGENT} (HTTP {status})")
 
 
 def _content(answer: requests.Response, until: float) -> bytes:

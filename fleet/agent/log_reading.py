@@ -72,7 +72,7 @@ def open_log_stream(url: str, key: AgentKey, source: str, connect_seconds: float
             f"ws://{parts.netloc}/v1/logs?source={source}",  # TLS, where there is any, is there already
             sock=connected, proxy=None, compression=None, open_timeout=HANDSHAKE_SECONDS, close_timeout=CLOSE_SECONDS,
             ping_interval=PING_SECONDS, ping_timeout=PING_SECONDS, max_size=MAX_LINE_BYTES, max_queue=MAX_WAITING,
-            additional_headers={"Authorization": f"Bearer {key.token}"}, user_agent_header=None,
+            additional_headers={"Authorization": f"Bearer {key.token}"}, user_agent_header=None, legacy=True,
         )  # fmt: skip
     except InvalidStatus as error:
         raise _refusal(error) from error

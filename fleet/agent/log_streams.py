@@ -16,6 +16,7 @@ MOST_STREAMS = 4
 SOURCES = ("model", "server", "runtime")
 FIRST_MESSAGE_SECONDS = 10.0
 PING_SECONDS = 15
+END_SECONDS = 2.0
 MAX_MESSAGE_BYTES = 64 * 1024
 # Close codes of our own (4000 to 4999 are free for that, RFC 6455 §7.4.2): the HTTP status they stand for.
 CLOSE_BASE = 4000
@@ -49,8 +50,11 @@ class LogStreams:
         self.resource.render(request)
 
     def close_all(self) -> None:
-        for stream in list(self.open_streams):
-            stream.end_stream()
+        """The agent ends: wait a moment for every `lms log stream` to end too."""
+        endings = [stream.end_stream() for stream in list(self.open_streams)]
+        until = time.monotonic() + END_SECONDS
+        for ending in filter(None, endings):
+            ending.join(max(0.0, until - time.monotonic()))
 
 
 class LogProtocol(WebSocketServerProtocol):
@@ -150,14 +154,17 @@ class LogProtocol(WebSocketServerProtocol):
     def onClose(self, wasClean: bool, code: int, reason: str) -> None:
         self.end_stream()
 
-    def end_stream(self) -> None:
-        """End the reading, and with it `lms log stream`."""
+    def end_stream(self) -> threading.Thread | None:
+        """End the reading, and with it `lms log stream`; returns the thread in which that happens."""
         self._cancel_patience()
         self.streams.open_streams.discard(self)
         with self._lock:
             self._is_over, lines = True, self._lines
         if hasattr(self, "outlet"):
             self.outlet.stopProducing()
-        if lines is not None:
-            # Ending a process can take a moment, and this is the reactor.
-            threading.Thread(target=lines.close, name="log-stream-end").start()
+        if lines is None:
+            return None
+        # Ending a process can take a moment, and this is the reactor.
+        ending = threading.Thread(target=lines.close, name="log-stream-end", daemon=True)
+        ending.start()
+        return ending

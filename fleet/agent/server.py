@@ -22,7 +22,7 @@ from fleet.agent.shared_read import SharedRead
 from fleet.agent.throttle import Throttle
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_CONNECTIONS = 100
+MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE = 100, 60
 BEAT_SECONDS = 5.0
 FRESH_SECONDS = 1.0
 IDLE_SECONDS = 60  # a connection on which nobody asks for anything
@@ -77,10 +77,12 @@ class AgentSite(Site):
 
 
 class Limited(WrappingFactory):
-    """A site for at most MAX_CONNECTIONS at a time, WebSockets included."""
+    """A site for at most MAX_CONNECTIONS at a time, WebSockets included; no address may take them all."""
 
     def buildProtocol(self, addr):
-        return super().buildProtocol(addr) if len(self.protocols) < MAX_CONNECTIONS else None
+        peers = [protocol.getPeer().host for protocol in self.protocols]
+        is_full = len(peers) >= MAX_CONNECTIONS or peers.count(addr.host) >= MAX_CONNECTIONS_OF_ONE
+        return None if is_full else super().buildProtocol(addr)
 
 
 def listener(doors: "Doors", tls_options=None) -> Limited:

@@ -38,26 +38,22 @@ def fingerprint(certificate: Path) -> str:
 
 def options(certificate: Certificate):
     """What Twisted serves it with. Raises ValueError with a sentence when the files are not a pair."""
-    from OpenSSL import SSL, crypto
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from OpenSSL import SSL
     from twisted.internet.ssl import CertificateOptions
 
     try:
-        pem = certificate.certificate.read_bytes()
-        first, *chain = [
-            crypto.load_certificate(crypto.FILETYPE_PEM, block + END) for block in pem.split(END) if b"BEGIN" in block
-        ]
-        key = crypto.load_privatekey(crypto.FILETYPE_PEM, certificate.key.read_bytes(), passphrase=b"")
+        first, *chain = x509.load_pem_x509_certificates(certificate.certificate.read_bytes())
+        key = load_pem_private_key(certificate.key.read_bytes(), password=None)
         made = CertificateOptions(privateKey=key, certificate=first, extraCertChain=chain)
         made.getContext().check_privatekey()
-    except (crypto.Error, SSL.Error, ValueError) as error:
+    except (SSL.Error, ValueError, TypeError) as error:  # TypeError: the key has a password
         raise ValueError(
             f"{certificate.certificate} and {certificate.key} are no certificate and its key, as PEM files without a "
             "password."
         ) from error
     return made
-
-
-END = b"-----END CERTIFICATE-----\n"
 
 
 def _make(files: Certificate, host: str) -> None:

@@ -58,7 +58,7 @@ def plan(need: Need, gpus: Sequence[Gpu], ram_free_bytes: int | None, profile: P
     used = profile.used(gpus)
     total = need.weights_bytes + (need.context_bytes or 0)
     wished = total if profile.offload_ratio is None else round(total * min(max(profile.offload_ratio, 0), 1))
-    parts = _parts(wished if used else 0, used, profile)  # 2, 3, 4
+    parts = _parts(wished, used, profile)  # 2, 3, 4
     shares = tuple(_share(gpu, part) for gpu, part in zip(used, parts, strict=True))
     system = total - sum(parts)
     problems = profile.problems(gpus) if gpus else ()

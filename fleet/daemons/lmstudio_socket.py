@@ -102,13 +102,10 @@ class LMStudioSocket:
     @contextmanager
     def _opened(self, is_embedding: bool) -> Iterator["Line"]:
         url = f"{self.base_url}/{'embedding' if is_embedding else 'llm'}"
-        connection = _connected(url, self.token)
-        try:
+        with _connected(url, self.token) as connection:
             line = Line(connection)
             line.authenticate(self.token)
             yield line
-        finally:
-            connection.close()
 
 
 def stack(fields: dict) -> dict:

@@ -21,10 +21,9 @@ class DaemonState:
     is_running: bool | None = None
     pid: int | None = None
     is_daemon: bool | None = None
-    version: str | None = None
 
 
-def look(lms: Lms, seconds: float, with_version: bool = True) -> DaemonState:
+def look(lms: Lms, seconds: float) -> DaemonState:
     """Whether it runs; never wakes it. Raises LmsError."""
     told = lms.json("daemon", "status", seconds=seconds)
     status = told.get("status") if isinstance(told, dict) else None
@@ -37,12 +36,11 @@ def look(lms: Lms, seconds: float, with_version: bool = True) -> DaemonState:
         True,
         pid if isinstance(pid, int) and not isinstance(pid, bool) else None,
         is_daemon if isinstance(is_daemon, bool) else None,
-        _version(lms, seconds) if with_version else None,
     )
 
 
-def _version(lms: Lms, seconds: float) -> str | None:
-    """Only the answer in words has it."""
+def version(lms: Lms, seconds: float) -> str | None:
+    """Of the daemon that runs, as it words it; None when it does not tell. Only the answer in words has it."""
     try:
         found = VERSION.search(lms.run("daemon", "status", seconds=seconds).text)
     except LmsError:
@@ -50,18 +48,11 @@ def _version(lms: Lms, seconds: float) -> str | None:
     return found[1] if found else None
 
 
-def up(lms: Lms, seconds: float, on_line: Callable[[str], None] | None) -> None:
-    """Start it and see that it runs. Raises LmsError."""
-    answer = lms.run("daemon", "up", seconds=seconds, on_line=on_line)
-    if not look(lms, seconds, with_version=False).is_running:
-        raise answer.failure()
-
-
 def down(lms: Lms, seconds: float, on_line: Callable[[str], None] | None) -> None:
     """Stop it and see that it is gone; it is no error when it was. Raises LmsError GUI_APP for the application."""
     answer = lms.run("daemon", "down", seconds=seconds, on_line=on_line)
     until = time.monotonic() + GONE_SECONDS
-    while (state := look(lms, seconds, with_version=False)).is_running:
+    while (state := look(lms, seconds)).is_running:
         if state.is_daemon is False:
             raise LmsError(Problem.GUI_APP, f"LM Studio's window is open: {answer.complaint}", answer.text)
         if answer.exit_code or time.monotonic() > until:

@@ -50,6 +50,7 @@ class LMStudioManager:
         self.bind = bind
         self.token = token
         self.on_line = on_line
+        self._versions: dict[int | None, str | None] = {}  # of the daemon with this process id
 
     @property
     def api_endpoint(self) -> str:
@@ -83,7 +84,7 @@ class LMStudioManager:
             daemon_running=found.is_running,
             daemon_pid=found.pid,
             is_daemon=found.is_daemon,
-            version=found.version,
+            version=self._version(found.pid) if found.is_running else None,
             headless=self.headless(),
         )
 
@@ -95,6 +96,12 @@ class LMStudioManager:
             return daemon.look(self.lms, LOOK_SECONDS), None
         except LmsError as error:
             return DaemonState(), error
+
+    def _version(self, pid: int | None) -> str | None:
+        """Asked once for each daemon: every call of `lms` takes a good part of a second."""
+        if pid not in self._versions:
+            self._versions = {pid: daemon.version(self.lms, LOOK_SECONDS)}
+        return self._versions[pid]
 
     def _state(self, is_up: bool, trouble: LmsError | None) -> State:
         if trouble and trouble.problem is Problem.PASSKEY_MISMATCH:
@@ -160,8 +167,11 @@ class LMStudioManager:
 
     def daemon_up(self) -> Status:
         """Start llmster, or the desktop application where only that is installed."""
-        daemon.up(self.lms, START_SECONDS, self.on_line)
-        return self.get_status()
+        answer = self.lms.run("daemon", "up", seconds=START_SECONDS, on_line=self.on_line)
+        status = self.get_status()
+        if not status.daemon_running:
+            raise answer.failure()
+        return status
 
     def daemon_down(self) -> Status:
         """Stop llmster, and with it the server and every loaded model; one that does not run is no error."""
@@ -260,7 +270,7 @@ class LMStudioManager:
     def _awake_lms(self) -> Lms:
         """For a command that would wake the daemon. Raises LmsError NOT_RUNNING when it is down."""
         lms = self.lms
-        if not daemon.look(lms, LOOK_SECONDS, with_version=False).is_running:
+        if not daemon.look(lms, LOOK_SECONDS).is_running:
             raise LmsError(Problem.NOT_RUNNING, "LM Studio is not running, and asking this would have started it.")
         return lms
 

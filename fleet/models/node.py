@@ -26,7 +26,7 @@ class State(models.TextChoices):
 
     UNKNOWN = "unknown", "Not looked at yet"  # just added, changed or enabled again
     ONLINE = "online", "Online"  # answered as its kind does
-    STALLED = "stalled", "Stalled"  # the same, but only after more than STALLED_SECONDS
+    STALLED = "stalled", "Stalled"  # the same, but only after STALLED_SECONDS; or it still has not
     OFFLINE = "offline", "Offline"  # did not answer, or not in a way we understand
     UNAUTHORIZED = "unauthorized", "Refuses our token"
 
@@ -115,6 +115,10 @@ class Node(models.Model):
         """The node answered. True when that is news."""
         state = State.ONLINE if latency_seconds <= STALLED_SECONDS else State.STALLED
         return self._look(state, "", latency_seconds=latency_seconds, last_seen_at=timezone.now())
+
+    def late(self) -> bool:
+        """It has been asked and should have answered by now. True when that is news."""
+        return self._look(State.STALLED, "", latency_seconds=None)
 
     def lost(self, error: DaemonError) -> bool:
         """The node did not answer as it should. True when that is news."""

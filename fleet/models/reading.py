@@ -120,7 +120,7 @@ class Sample(models.Model):
     def series(cls, node: Node, seconds: int) -> dict:
         """The figures of the last seconds as columns, for graphs; None where one is unknown.
 
-        {"at": [unix seconds], "latency": [s], "cpu": [%], "ram": [bytes], "gpus": [{"vram": [bytes],
+        {"now": unix seconds, "at": [unix seconds], "latency": [s], "cpu": [%], "ram": [bytes], "gpus": [{"vram": [bytes],
         "utilization": [%], "temperature": [°C], "power": [W]}]}
         """
         now = timezone.now()
@@ -129,6 +129,7 @@ class Sample(models.Model):
         rows = list(rows.order_by("at").values_list("at", "latency_seconds", "figures"))
         count = max((len(figures.get("gpus", ())) for _, _, figures in rows), default=0)
         return {
+            "now": round(now.timestamp(), 1),
             "at": [round(at.timestamp(), 1) for at, _, _ in rows],
             "latency": [latency for _, latency, _ in rows],
             "cpu": [figures.get("cpu") for _, _, figures in rows],

@@ -24,6 +24,9 @@ def native_host(argv: list[str]) -> int:
     )
     _add_data_dir(parser)
     arguments, _ = parser.parse_known_args(argv)
+    if sys.stdin.isatty():
+        print("A browser starts this by itself, once install-native-host has told it to.", file=sys.stderr)
+        return 2
     port = Port.take_over()
     logging.basicConfig(stream=sys.stderr, level=os.environ.get("DAEMONPULSE_LOG_LEVEL", "WARNING"))
     return Host(port, _data_dir(arguments)).serve()

@@ -20,7 +20,7 @@ from fleet.native.framing import FrameError, TooLarge, read_message
 from fleet.native.port import Port
 
 MAX_ID_CHARACTERS = 200
-FAREWELL_SECONDS = 1.5  # a browser ends a host that is still there after two
+FAREWELL_SECONDS = 1.0  # a browser ends a host that is still there after two
 
 logger = logging.getLogger(__name__)
 Id = str | int | None

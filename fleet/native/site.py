@@ -17,7 +17,7 @@ from fleet.native.answers import Problem
 
 LINK_NAME = "native-host.json"
 PROBE_SECONDS = 2.0
-CANCEL_SECONDS = 1.0  # the browser ends a host that takes longer than two
+CANCEL_SECONDS = 0.8  # the browser ends a host that takes longer than two to leave
 GONE = {Reason.UNREACHABLE, Reason.TIMEOUT, Reason.CUT, Reason.BUSY, Reason.SERVER_ERROR, Reason.NOT_UNDERSTOOD}
 
 

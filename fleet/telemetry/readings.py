@@ -49,6 +49,11 @@ class Gpu:
     problem: str = ""
 
     @property
+    def short_name(self) -> str:
+        """Without the words that every card's name has: "RTX 4090"."""
+        return self.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+    @property
     def memory_percent(self) -> float | None:
         if self.memory_used_bytes is None or not self.memory_total_bytes:
             return None

@@ -38,6 +38,11 @@
     return `${inEnglish(value, digits)} ${kind.unit}`;
   };
 
+  const spanOf = (low, high) => {
+    const [number, unit] = low.split(" ");
+    return low === high ? "" : `${high.endsWith(` ${unit}`) ? number : low} to ${high}`;
+  };
+
   const add = (parent, tag, className, text = "") => {
     const element = document.createElement(tag);
     element.className = className;
@@ -247,7 +252,7 @@
         const known = values.filter((value) => value != null);
         const low = known.reduce((least, value) => Math.min(least, value), Infinity);
         const high = known.reduce((most, value) => Math.max(most, value), -Infinity);
-        const span = known.length ? `${figure(this.kind, low)} to ${figure(this.kind, high)}` : "";
+        const span = low < high ? spanOf(figure(this.kind, low), figure(this.kind, high)) : "";
         write(this.items[place].span, span);
         this.items[place].text = `${lines[place].name} ${figure(this.kind, values[values.length - 1])}${span && `, from ${span}`}.`.trim();
       });
@@ -275,7 +280,7 @@
       const place = this.drawn.cursor.idx ?? at.length - 1;
       if (at[place] == null) return;
       lines.forEach((values, line) => write(this.items[line].value, figure(this.kind, values[place])));
-      write(this.when, new Intl.DateTimeFormat(undefined, this.range.exact).format(at[place] * 1000));
+      write(this.when, `at ${new Intl.DateTimeFormat(undefined, this.range.exact).format(at[place] * 1000)}`);
     }
 
     plot(data) {
@@ -287,7 +292,6 @@
     options(count) {
       const style = () => getComputedStyle(this.area);
       const axis = { font: `13px ${style().fontFamily}`, stroke: () => style().color, ticks: { show: false }, gap: 8 };
-      const grid = (width) => ({ stroke: () => style().borderBlockEndColor, width });
       const series = Array.from({ length: count }, (_, place) => ({
         stroke: () => getComputedStyle(this.items[place].swatch).color,
         width: 2,
@@ -304,8 +308,8 @@
           y: { range: (_, low, high) => [0, Math.max(this.top, high * 1.1) || 1] },
         },
         axes: [
-          { ...axis, grid: grid(0), space: 76, size: 28, values: (_, times) => this.times(times) },
-          { ...axis, grid: grid(1), space: 34, size: (_, labels) => this.margin(labels), values: (_, values) => values.map((value) => figure(this.kind, value, 2)) },
+          { ...axis, grid: { show: false }, space: 76, size: 28, values: (_, times) => this.times(times) },
+          { ...axis, grid: { stroke: () => style().borderBlockEndColor, width: 1 }, space: 34, size: (_, labels) => this.margin(labels), values: (_, values) => values.map((value) => figure(this.kind, value, 2)) },
         ],
         series: [{}, ...series],
         hooks: { setCursor: [(plot) => { if (plot === this.drawn) this.tell(); }] },

@@ -1,8 +1,9 @@
 """A stand-in for the `lms` command of LM Studio, with its manners and its traps (contract §7).
 
-FakeLMStudio (fake_lms_fixture.py) copies this file to <folder>/bin/lms. What it is told and what it remembers stands
-in <folder>/.fake/state.json, every call in calls.jsonl beside it. `server start` really starts a simulated daemon,
-`daemon up` a process that only exists; both are detached, and end when their owner (the test process) is gone.
+FakeLMStudio (fake_lms_fixture.py) puts a few lines at <folder>/bin/lms that call run(). What it is told and what it
+remembers stands in <folder>/.fake/state.json, every call in calls.jsonl beside it. `server start` really starts a
+simulated daemon, `daemon up` a process that only exists; both are detached, and end when their owner (the test
+process) is gone.
 """
 
 import fcntl
@@ -16,8 +17,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = Path(__file__).absolute().parents[1]
-FAKE = FOLDER / ".fake"
+FOLDER = FAKE = Path()  # LM Studio's folder, and in it what is ours; run() knows them
 HANG_SECONDS = 120
 SERVER_SECONDS = 30
 
@@ -151,7 +151,7 @@ def start_daemon() -> None:
 
 
 def start_detached(what: str, state: dict, *arguments: str) -> int:
-    command = [sys.executable, *(["-S", "-E"] if what == "daemon" else []), str(FOLDER / "bin" / Path(__file__).name)]
+    command = [sys.executable, *([] if what == "server" else ["-S", "-E"]), sys.argv[0]]
     process = subprocess.Popen(
         [*command, f"--fake-{what}", str(state["owner"]), state["root"], *arguments],
         cwd=state["root"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -188,6 +188,25 @@ def server_process(owner: str, root: str, *arguments: str) -> None:
 
     threading.Thread(target=die_with, args=(int(owner),), daemon=True).start()
     sys.exit(simulate(list(arguments)))
+
+
+def greeter_process(owner: str, root: str, _: str, port: str, *arguments: str) -> None:
+    """The least of a server, quick to start: a greeting, and the answer to everything else (contract §12.1)."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Greeter(BaseHTTPRequestHandler):
+        def do_GET(self):
+            greeting = {"lmstudio": True} if self.path == "/lmstudio-greeting" else None
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(greeting or {"error": "Unexpected endpoint or method."}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    threading.Thread(target=die_with, args=(int(owner),), daemon=True).start()
+    HTTPServer(("127.0.0.1", int(port)), Greeter).serve_forever()
 
 
 def request(method: str, port: int, path: str, body: dict | None = None) -> dict | None:
@@ -234,7 +253,8 @@ def server_start(options: list[str]) -> None:
         with changing() as state:
             # The simulated daemon listens on loopback whatever the bind: tests stay on this machine.
             arguments = ["--port", str(real_port), *state["simulator_args"]]
-            state["server"] = {"pid": start_detached("server", state, *arguments), "port": real_port, "bind": bind}
+            pid = start_detached("greeter" if state["only_greets"] else "server", state, *arguments)
+            state["server"] = {"pid": pid, "port": real_port, "bind": bind}
         internal = FOLDER / ".internal"
         internal.mkdir(exist_ok=True)
         config = {"port": real_port, "networkInterface": bind}
@@ -359,7 +379,7 @@ def best_match(key: str) -> dict | None:
     """The key's letters in order anywhere in a model's key: the shortest such key (contract §7.4, fuzzy)."""
     pattern = re.compile(".*?".join(map(re.escape, key.lower())))
     found = [model for model in read_state()["models"] if pattern.search(model["modelKey"].lower())]
-    exact = [model for model in found if key in (model["modelKey"], *model.get("variants", ()))]
+    exact = [model for model in found if key == model["modelKey"]]
     return min(exact or found, key=lambda model: len(model["modelKey"]), default=None)
 
 
@@ -393,7 +413,7 @@ def estimate(model: dict, context: str | None, gpu: str | None) -> None:
     if context:
         say(f"Context Length: {int(context):,}")
     if gpu:
-        say(f"GPU Offload: {float(gpu):.0%}")
+        say(f"GPU Offload: {float({'max': 1, 'off': 0}.get(gpu, gpu)):.0%}")
     for line in lines:
         say(line)
 
@@ -488,9 +508,14 @@ COMMANDS = {
     "ls": ls, "ps": ps, "load": load, "unload": unload, "log stream": log_stream,
     "runtime survey": survey, "link status": link, "bootstrap": bootstrap,
 }  # fmt: skip
-PROCESSES = {"--fake-daemon": daemon_process, "--fake-server": server_process}
+PROCESSES = {"--fake-daemon": daemon_process, "--fake-server": server_process, "--fake-greeter": greeter_process}
 
-if __name__ == "__main__":
+
+def run(command: str) -> None:
+    """Be the command that lies at this path."""
+    global FOLDER, FAKE
+    FOLDER = Path(command).absolute().parents[1]
+    FAKE = FOLDER / ".fake"
     if sys.argv[1:2] and sys.argv[1] in PROCESSES:
         PROCESSES[sys.argv[1]](*sys.argv[2:])
     else:

@@ -14,7 +14,15 @@ import psutil
 
 from tests.fleet.simulator_fixture import ROOT
 
-SOURCE = Path(__file__).with_name("fake_lms.py")
+COMMAND = f"""#!{sys.executable} -SE
+import sys
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import fake_lms
+
+del sys.path[0]
+fake_lms.run(__file__)
+"""
 OTTER, HERON = "simulated/otter-8b", "simulated/heron-3b"
 SURVEY = {
     "status": "ok",
@@ -89,6 +97,7 @@ FRESH = {
     "survey": SURVEY,
     "link": {"status": "offline", "issues": ["notLoggedIn"], "peers": [], "deviceIdentifier": None,
              "deviceName": "rig"},
+    "only_greets": False,
     "simulator_args": ["--speed", "50"],
 }  # fmt: skip
 
@@ -106,7 +115,7 @@ class FakeLMStudio:
         self.fake = self.folder / ".fake"
         self.fake.mkdir(parents=True)
         self.lms.parent.mkdir()
-        self.lms.write_text(f"#!{sys.executable} -SE\n{SOURCE.read_text()}")
+        self.lms.write_text(COMMAND)
         self.lms.chmod(0o755)
         self._write({**FRESH, "owner": os.getpid(), "root": str(ROOT)})
         self.port = free_port()
@@ -130,6 +139,7 @@ class FakeLMStudio:
         gui                              the daemon is the desktop application
         cold_start, cold_models          the first `ls` after the daemon's start lists only so many models
         models, load_seconds, estimate   what `ls`, `load` and `load --estimate-only` work with
+        only_greets                      its server answers the greeting and nothing else, but starts at once
         update_lines, update_pause, update_exit, version, new_version, survey, link, simulator_args
         """
         unknown = set(switches) - set(FRESH)

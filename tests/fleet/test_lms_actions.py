@@ -14,7 +14,7 @@ from tests.fleet.fake_lms_fixture import OTTER, FakeLMStudio
 
 @pytest.fixture
 def studio(tmp_path):
-    studio = FakeLMStudio(tmp_path)
+    studio = FakeLMStudio(tmp_path, only_greets=True)
     yield studio
     studio.stop()
 

@@ -81,7 +81,7 @@ def test_it_can_be_closed_from_another_thread_and_frees_the_slot(manager, simula
     chat.close()
     reader.join(5)
     assert not reader.is_alive()
-    assert wait_for(lambda: simulator.state()["models"][OTTER]["running"] == 0)
+    assert wait_for(lambda: simulator.state()["models"][OTTER]["active"] == 0)
 
 
 @pytest.mark.parametrize(

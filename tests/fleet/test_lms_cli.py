@@ -89,28 +89,28 @@ def test_what_hangs_is_ended_in_time_with_its_helpers_but_not_what_it_detached(s
     started = time.monotonic()
     seen = []
     with pytest.raises(LmsError) as caught:
-        lms.run("ps", seconds=1, on_line=seen.append)
-    assert time.monotonic() - started < 4
+        lms.run("ps", seconds=1.5, on_line=seen.append)
+    assert time.monotonic() - started < 6
     assert caught.value.problem is Problem.TIMEOUT
-    assert str(caught.value) == "`lms ps` did not finish within 1 s and was ended."
+    assert str(caught.value) == "`lms ps` did not finish within 1.5 s and was ended."
     assert "one line before it hangs" in caught.value.detail
     assert seen == ["one line before it hangs"]
     state = studio.state()
     assert wait_for(lambda: not lives(studio.calls()[0]["pid"]) and not lives(state["children"][0]))
-    assert lives(state["detached"][0])
+    assert not wait_for(lambda: not lives(state["detached"][0]), 0.3)
 
 
 def test_what_ignores_the_polite_signal_is_killed(studio, lms):
     studio.configure(hang=["ps"], ignores_terminate=True)
     with pytest.raises(LmsError):
-        lms.run("ps", seconds=0.5)
+        lms.run("ps", seconds=1.5)
     assert not lives(studio.calls()[0]["pid"])
     assert wait_for(lambda: not lives(studio.state()["children"][0]))
 
 
 def test_a_prompt_that_needs_a_person_ends_by_the_time_limit(studio, lms):
     with pytest.raises(LmsError) as caught:
-        lms.run("bootstrap", seconds=0.5)
+        lms.run("bootstrap", seconds=1)
     assert caught.value.problem is Problem.TIMEOUT
     assert "(y/N)" in caught.value.detail
 
@@ -170,4 +170,4 @@ def test_several_run_side_by_side(studio, lms):
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - started < 1.8
+    assert time.monotonic() - started < 2

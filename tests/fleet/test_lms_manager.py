@@ -17,7 +17,7 @@ WAKE_NOBODY = re.compile(r"^(server status|daemon status)( --json)?$")
 
 @pytest.fixture
 def studio(tmp_path):
-    studio = FakeLMStudio(tmp_path)
+    studio = FakeLMStudio(tmp_path, only_greets=True)
     yield studio
     studio.stop()
 
@@ -25,7 +25,7 @@ def studio(tmp_path):
 @pytest.fixture(params=["linux", "win32"])
 def anywhere(tmp_path, request):
     """The same on Linux paths and on Windows ones."""
-    studio = FakeLMStudio(tmp_path, request.param)
+    studio = FakeLMStudio(tmp_path, request.param, only_greets=True)
     yield studio, LMStudioManager(Folder.find(studio.home, request.param, {}))
     studio.stop()
 
@@ -79,7 +79,7 @@ def test_a_look_wakes_nobody_and_has_the_seeds_keys(studio, manager):
 
 
 def test_a_look_at_what_runs_tells_all_of_it(studio, manager):
-    studio.configure(gui=False, version="0.4.4+1")
+    studio.configure(only_greets=False, version="0.4.4+1")
     manager.ensure_server_running()
     manager.load("simulated/otter-8b")
     before = len(studio.calls())
@@ -111,12 +111,12 @@ def test_a_command_line_of_another_installation_is_a_state_of_its_own(studio, ma
 
 
 def test_a_look_bears_a_command_line_that_hangs(studio, manager, monkeypatch):
-    monkeypatch.setattr("fleet.lms.manager.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("fleet.lms.manager.LOOK_SECONDS", 1)
     studio.configure(hang=["daemon status"])
     status = manager.get_status()
     assert (status.state, status.daemon_running) == (State.SERVER_DOWN, None)
-    assert "did not finish within 0.5 s" in status.advice
-    assert len(studio.calls()) == 1
+    assert "did not finish within 1 s" in status.advice
+    assert studio.commands() == ["daemon status --json"]
 
 
 def test_something_else_at_the_address_is_not_lm_studio(studio):
@@ -159,7 +159,7 @@ def test_a_start_that_says_it_failed_is_believed_to_the_server(studio, manager):
 
 def test_a_start_that_hangs_after_the_server_is_up_is_a_start(studio, manager, monkeypatch):
     manager.ensure_server_running()
-    monkeypatch.setattr("fleet.lms.manager.START_SECONDS", 0.5)
+    monkeypatch.setattr("fleet.lms.manager.START_SECONDS", 1)
     greets = iter([False])
     real = LMStudioManager.ensure_server_running.__globals__["server"].greets
     monkeypatch.setattr("fleet.lms.manager.server.greets", lambda url: next(greets, None) is None and real(url))
@@ -183,12 +183,12 @@ def test_a_start_that_fails_says_so_in_the_commands_words(studio, manager):
 
 
 def test_a_start_that_hangs_is_ended_in_time_and_says_so(studio, manager, monkeypatch):
-    monkeypatch.setattr("fleet.lms.manager.START_SECONDS", 0.5)
+    monkeypatch.setattr("fleet.lms.manager.START_SECONDS", 1)
     studio.configure(hang=["server start"])
     started = time.monotonic()
     error = caught(manager.ensure_server_running)
-    assert time.monotonic() - started < 4
-    assert (error.problem, "0.5 s" in str(error)) == (Problem.TIMEOUT, True)
+    assert time.monotonic() - started < 6
+    assert (error.problem, "1 s" in str(error)) == (Problem.TIMEOUT, True)
 
 
 def test_stopping_what_does_not_run_is_no_error_and_wakes_nobody(studio, manager):
@@ -208,8 +208,7 @@ def test_a_start_with_a_foreign_command_line_says_what_is_wrong(studio, manager)
     assert caught(manager.ensure_server_running).problem is Problem.PASSKEY_MISMATCH
 
 
-def test_it_starts_and_stops_the_daemon(anywhere):
-    studio, manager = anywhere
+def test_it_starts_and_stops_the_daemon(manager):
     status = manager.daemon_up()
     assert (status.daemon_running, status.is_daemon, status.state) == (True, True, State.SERVER_DOWN)
     assert manager.daemon_up().daemon_pid == status.daemon_pid
@@ -261,11 +260,9 @@ def test_an_update_on_windows_is_left_to_a_person(tmp_path):
     assert "lms daemon update" in error.advice
 
 
-@pytest.mark.parametrize(
-    "ask", [lambda m: m.query("ls"), lambda m: m.estimate("a/b"), lambda m: m.stream_logs("model")]
-)
-def test_a_question_does_not_wake_a_daemon_that_is_down(studio, manager, ask):
-    error = caught(ask, manager)
+@pytest.mark.parametrize(("ask", "about"), [("query", "ls"), ("estimate", "a/b"), ("stream_logs", "model")])
+def test_a_question_does_not_wake_a_daemon_that_is_down(studio, manager, ask, about):
+    error = caught(getattr(manager, ask), about)
     assert (error.problem, error.advice) == (Problem.NOT_RUNNING, "Start the daemon or the server first.")
     assert studio.commands() == ["daemon status --json"]
 
@@ -291,7 +288,7 @@ def test_it_loads_the_model_that_was_asked_for(studio, manager):
     assert result == {"identifier": "mine", "verified": True}
     (row,) = manager.query("ps")
     assert (row["contextLength"], row["parallel"], row["ttlMs"]) == (8192, 2, 60_000)
-    assert manager.load("simulated/otter-8b@q4_k_m") == {"identifier": "simulated/otter-8b", "verified": True}
+    assert manager.load("simulated/otter-8b") == {"identifier": "simulated/otter-8b", "verified": True}
     assert manager.load("simulated/otter-8b")["identifier"] == "simulated/otter-8b:2"
 
 

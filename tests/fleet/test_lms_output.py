@@ -170,3 +170,11 @@ def test_a_value_that_does_not_fit_is_refused_with_a_sentence(options):
 def test_json_that_carries_the_words_of_no_model_is_not_mistaken(tmp_path):
     rows = [{"identifier": "Model not found"}]
     assert json_in(answer(json.dumps(rows))) == rows
+
+
+def test_what_was_loaded_is_compared_by_key_and_by_variant():
+    row = {"modelKey": "a/b", "selectedVariant": "a/b@q4_k_m", "indexedModelIdentifier": "a/b"}
+    assert loading.is_same_model("a/b", row)
+    assert loading.is_same_model("a/b@q4_k_m", row)
+    assert not loading.is_same_model("a/b@q8_0", row)
+    assert not loading.is_same_model("a", {})

@@ -40,7 +40,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), values), max_size=3))
 def test_it_reads_what_it_wrote_however_it_arrives(messages):
     written = io.BytesIO()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -34,7 +35,7 @@ def port(studio, tmp_path_factory):
         yield browser
 
 
-def test_it_checks_starts_and_stops_lm_studio(studio, port):
+def test_it_checks_and_starts_lm_studio(studio, port):
     before = port.ask(action="check_lmstudio", id=1)
     assert before["status"] == "success"
     assert before["id"] == 1
@@ -46,8 +47,6 @@ def test_it_checks_starts_and_stops_lm_studio(studio, port):
     assert "id" not in started
     assert started["payload"]["server_running"] is True
     assert port.ask(action="check_lmstudio")["payload"]["state"] == "ready"
-    assert port.ask(action="stop_lmstudio")["payload"]["server_running"] is False
-    assert port.ask(action="stop_lmstudio")["status"] == "success"
 
 
 def test_it_ends_quietly_when_the_port_closes(studio, tmp_path):
@@ -88,14 +87,17 @@ def test_it_goes_on_after_a_message_that_is_none(port, body):
     assert port.ask(action="nonsense")["error"]["code"] == "unknown_action"
 
 
-@pytest.mark.parametrize("content", [b"\x05\x00", struct.pack("=I", 9) + b"{}", b'{"action": "check_lmstudio"}'])
-def test_it_ends_where_it_cannot_tell_the_next_message(tmp_path, content):
-    with BrowserPort(tmp_path, tmp_path) as port:
-        port.send_bytes(content)
-        port.process.stdin.close()
-        assert port.receive()["error"]["code"] == "broken_frame"
-        assert port.receive() is None
-        assert port.close()[0] == 1
+def test_it_ends_where_it_cannot_tell_the_next_message(tmp_path):
+    broken = [b"\x05\x00", struct.pack("=I", 9) + b"{}", b'{"action": "check_lmstudio"}']
+    with ExitStack() as stack:
+        ports = [stack.enter_context(BrowserPort(tmp_path, tmp_path)) for _ in broken]
+        for port, content in zip(ports, broken, strict=True):
+            port.send_bytes(content)
+            port.process.stdin.close()
+        for port in ports:
+            assert port.receive()["error"]["code"] == "broken_frame"
+            assert port.receive() is None
+            assert port.close()[0] == 1
 
 
 def test_it_survives_stray_prints_and_children_that_write(studio, tmp_path):
@@ -194,22 +196,11 @@ def test_it_answers_others_while_a_chat_runs_and_cancels_it(talking):
     assert talking.ask(action="cancel", id=5)["error"]["code"] == "no_such_chat"
 
 
-def test_it_tells_why_a_chat_cannot_be(talking):
-    wrong = talking.chat("x", settings={"model": "no/such-model"})[-1]
-    assert wrong["error"]["code"] == "model_not_found"
-    assert "list_models" in wrong["error"]["advice"]
-    talking.ask(action="stop_lmstudio")
-    down = talking.chat("x", settings={"model": OTTER})[-1]
-    assert down["error"]["code"] == "unreachable"
-    assert "start_lmstudio" in down["error"]["advice"]
-    assert talking.ask(action="list_models")["error"]["code"] == "unreachable"
-
-
 def test_it_logs_no_word_of_a_chat(studio, tmp_path):
     with BrowserPort(studio.home, tmp_path, DAEMONPULSE_LOG_LEVEL="DEBUG") as port:
         port.ask(action="start_lmstudio")
         port.chat(f"{SECRET} [[echo]]", settings={"model": OTTER})
-        port.chat(SECRET, settings={"model": "no/such-model"})
+        assert SECRET in port.chat("x", settings={"model": SECRET})[-1]["error"]["message"]
         port.ask(action="chat_completion", messages=[{"role": SECRET, "content": SECRET}])
         port.send_body(json.dumps({"action": SECRET}).encode()[:-1])
         port.receive()
@@ -217,6 +208,18 @@ def test_it_logs_no_word_of_a_chat(studio, tmp_path):
     assert code == 0
     assert "native.refused" in logged
     assert SECRET not in logged
+
+
+def test_it_stops_lm_studio_and_tells_why_a_chat_cannot_be(talking):
+    wrong = talking.chat("x", settings={"model": "no/such-model"})[-1]
+    assert wrong["error"]["code"] == "model_not_found"
+    assert "list_models" in wrong["error"]["advice"]
+    assert talking.ask(action="stop_lmstudio")["payload"]["server_running"] is False
+    assert talking.ask(action="stop_lmstudio")["status"] == "success"  # what does not run need not be stopped
+    down = talking.chat("x", settings={"model": OTTER})[-1]
+    assert down["error"]["code"] == "unreachable"
+    assert "start_lmstudio" in down["error"]["advice"]
+    assert talking.ask(action="list_models")["error"]["code"] == "unreachable"
 
 
 class Daemon(ThreadingHTTPServer):
@@ -285,18 +288,19 @@ def test_it_splits_what_is_too_long_for_a_message(daemon, tmp_path):
         assert max(port.sizes) < 1024 * 1024
 
 
-@pytest.mark.parametrize("how", ["the port closes", "a signal"])
-def test_it_ends_at_once_in_the_middle_of_a_chat(daemon, tmp_path, how):
+def test_it_ends_at_once_in_the_middle_of_a_chat(daemon, tmp_path):
     daemon.is_endless = True
-    with BrowserPort(daemon.home, tmp_path) as port:
-        request = {"messages": [{"role": "user", "content": "x"}], "settings": {"model": "m"}}
-        port.send(action="chat_completion", **request)
-        port.receive()
-        began = time.monotonic()
-        port.process.stdin.close() if how == "the port closes" else port.process.terminate()
-        assert port.process.wait(5) == 0
-        assert time.monotonic() - began < 2
-        assert daemon.is_left.wait(2)
+    request = {"messages": [{"role": "user", "content": "x"}], "settings": {"model": "m"}}
+    with BrowserPort(daemon.home, tmp_path) as closed, BrowserPort(daemon.home, tmp_path) as signalled:
+        for port, end in ((closed, closed.process.stdin.close), (signalled, signalled.process.terminate)):
+            port.send(action="chat_completion", **request)
+            port.receive()
+            daemon.is_left.clear()
+            began = time.monotonic()
+            end()
+            assert port.process.wait(5) == 0
+            assert time.monotonic() - began < 2
+            assert daemon.is_left.wait(2)
 
 
 def test_it_ends_although_nobody_reads_its_answers(daemon, tmp_path):

@@ -8,8 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from fleet.native import queued
+from fleet.native.actions import Actions
 from fleet.native.answers import Problem
 from fleet.native.chats import Ask, End, Piece
+from fleet.native.direct import DirectChat
 from fleet.native.queued import QueuedChat
 from fleet.native.site import Site, write_link
 from tests.conftest import wait_for
@@ -70,17 +72,18 @@ def test_it_sends_a_chat_through_the_queue(installation, port):
     assert messages[-1]["payload"]["usage"]["completion_tokens"] == 50
 
 
-@pytest.mark.parametrize("how", ["a cancel", "the port closes"])
-def test_it_takes_a_prompt_back_that_nobody_waits_for(installation, port, how, tmp_path):
+def test_it_takes_prompts_back_that_nobody_waits_for(installation, tmp_path):
+    slow = {"messages": [{"role": "user", "content": "Slowly [[tokens=9000]]"}], "settings": {"model": HERON}}
     with BrowserPort(tmp_path, installation.data_dir) as browser:
-        slow = {"messages": [{"role": "user", "content": "Slowly [[tokens=9000]]"}], "settings": {"model": HERON}}
         browser.send(action="chat_completion", id=2, **slow)
         wait_for(lambda: browser.receive()["status"] == "chunk")
-        if how == "a cancel":
-            browser.send(action="cancel", id=2)
-            assert browser.until_final()[-1]["payload"]["finish_reason"] == "cancelled"
+        browser.send(action="cancel", id=2)
+        assert browser.until_final()[-1]["payload"]["finish_reason"] == "cancelled"
+        browser.send(action="chat_completion", id=3, **slow)
+        wait_for(lambda: browser.receive()["status"] == "chunk")
         assert browser.close()[0] == 0
-    assert wait_for(lambda: newest(installation)["state"] == "cancelled", 3)
+    prompts = installation.api("GET", f"/prompts?model={HERON}").json()["prompts"]
+    assert [prompt["state"] for prompt in prompts] == ["cancelled", "cancelled"]
 
 
 def test_it_goes_straight_to_lm_studio_with_a_longer_chat(port):
@@ -198,21 +201,24 @@ def test_it_gives_up_on_a_web_server_that_stays_away(scripted, monkeypatch):
         list(answer)
 
 
-def test_it_tells_of_a_token_that_is_refused(scripted, tmp_path):
+def test_it_tells_of_a_token_that_is_refused(scripted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     write_link(tmp_path, scripted.url, "dp_x")
     scripted.status = 403
-    with BrowserPort(tmp_path, tmp_path) as port:
-        assert "Settings → Tokens" in port.ask(action="check_lmstudio")["payload"]["daemonpulse"]["problem"]
-        refused = port.chat("x", settings={"model": "otter"})[-1]["error"]
-    assert refused["code"] == "link_refused"
-    assert "lacks the scope" in refused["message"]
+    (checked,) = Actions(tmp_path).do("check_lmstudio")
+    assert "Settings → Tokens" in checked["payload"]["daemonpulse"]["problem"]
+    with pytest.raises(Problem, match="lacks the scope") as caught:
+        Actions(tmp_path).chat(Ask([{"role": "user", "content": "x"}], {"model": "otter"}, True))
+    assert caught.value.code == "link_refused"
 
 
-def test_it_uses_lm_studio_while_the_web_server_is_down(tmp_path):
+def test_it_uses_lm_studio_while_the_web_server_is_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     write_link(tmp_path, f"http://127.0.0.1:{free_port()}", "dp_x")
-    with BrowserPort(tmp_path, tmp_path) as port:
-        assert port.ask(action="check_lmstudio")["payload"]["daemonpulse"] == {"running": False}
-        assert "start_lmstudio" in port.chat("x", settings={"model": "otter"})[-1]["error"]["advice"]
+    (checked,) = Actions(tmp_path).do("check_lmstudio")
+    assert checked["payload"]["daemonpulse"] == {"running": False}
+    chosen = Actions(tmp_path).chat(Ask([{"role": "user", "content": "x"}], {"model": "otter"}, True))
+    assert isinstance(chosen, DirectChat)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from fleet.simulator.cards import Split, spread
+from tests.conftest import wait_for
 from tests.fleet.simulator_fixture import SimulatorProcess
 
 OTTER, HERON, REED = "simulated/otter-8b", "simulated/heron-3b", "text-embedding-simulated-reed"
@@ -170,6 +171,18 @@ def test_a_load_tells_its_progress_and_is_listed_until_it_is_unloaded(simulator)
     assert received == {
         "namespace": "llm", "model": OTTER, "fields": fields, "identifier": "mine", "ttlMs": 60_000,
     }  # fmt: skip
+
+
+def test_a_copy_has_the_slots_it_was_loaded_with(simulator):
+    simulator.control("models/*", {"tokens_per_second": 1})
+    with line(simulator) as connection:
+        load(connection, fields={"llm.load.numParallelSessions": 1})
+    body = {"model": OTTER, "input": "hello", "stream": True}
+    asked = [requests.post(f"{simulator.url}/api/v1/chat", json=body, stream=True, timeout=5) for _ in range(2)]
+    assert wait_for(lambda: simulator.state()["models"][OTTER]["waiting"] == 1)
+    assert simulator.state()["models"][OTTER]["active"] == 1
+    for answer in asked:
+        answer.close()
 
 
 def test_a_load_that_cannot_be_ends_with_its_reason(simulator):

@@ -125,9 +125,20 @@ def test_it_looks_at_once_when_somebody_asks(node, beat, looked):
 
 def test_it_does_not_let_a_slow_node_hold_up_the_others(node, beat, looked):
     attic = Node.objects.create(name="attic", base_url="http://127.0.0.1:10")
-    beat.looking.add(attic.pk)  # still at it
+    beat.looking[attic.pk] = time.monotonic()  # still at it
     beat.step(set(), is_awaited=False)
     assert looked == ["BOX"]
+
+
+def test_it_says_that_a_node_is_late_before_it_gives_up_on_it(node, beat, looked):
+    beat.looking[node.pk] = time.monotonic() - 4.9
+    beat.step(set(), is_awaited=False)
+    assert Node.objects.get().state == "online"
+    beat.looking[node.pk] -= 0.2
+    beat.step(set(), is_awaited=False)
+    beat.step(set(), is_awaited=False)
+    assert (Node.objects.get().state, looked) == ("stalled", [])
+    assert Event.objects.filter(kind="node.stalled").count() == 1
 
 
 def test_it_goes_on_after_a_look_that_crashed(node, beat, monkeypatch):

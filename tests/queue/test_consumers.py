@@ -10,9 +10,9 @@ from channels.layers import get_channel_layer
 from daemonpulse.consumers import in_thread
 from daemonpulse.queue.pages import prompt_context
 from forge.models import Model
+from tests.sockets import Browser, browser, own_tail, signed_in
 
 from .prompts import claim, done, fresh, running, stream, submit
-from .sockets import Browser, browser, own_tail, signed_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATHS = ["/ws/board/", "/ws/compose/", "/ws/prompts/{pk}/"]

@@ -18,9 +18,9 @@ from daemonpulse.queue.states import Outcome
 from daemonpulse.queue.streaming import caught_up, forwarded, last_seen, prompt_stream
 from pulse.thinking import Kind
 from tests.conftest import wait_for
+from tests.sockets import own_tail
 
 from .prompts import CUT, HOPELESS, cancelled, claim, done, failed, fresh, running, stream, submit
-from .sockets import own_tail
 
 pytestmark = pytest.mark.django_db
 ON_A_DATABASE = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

@@ -1,0 +1,278 @@
+"""The control plane's side of an agent: whom it trusts, and what it makes of hostile answers."""
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet.agent import client as client_module
+from fleet.agent import tls
+from fleet.agent.announce import SERVICE, Announcement
+from fleet.agent.client import AgentClient
+from fleet.agent.errors import ActionFailed, from_error
+from fleet.agent.keys import AgentKey
+from fleet.agent.outlet import MAX_LINE_CHARACTERS, MAX_LINES, Outlet
+from fleet.agent.serving import Address
+from fleet.agent.throttle import MOST_PEERS, Throttle
+from fleet.daemons.errors import DaemonError, Reason
+from tests.conftest import wait_for
+from tests.fleet.agent_fixture import AgentProcess
+from tests.fleet.fake_lms_fixture import FakeLMStudio
+
+KEY = AgentKey.make()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+class Impostor:
+    """Answers every connection with the same bytes, and remembers what came."""
+
+    def __init__(self, answer: bytes = b"", certificate: tls.Certificate | None = None, pause: float = 0):
+        self.answer, self.pause, self.received = answer, pause, b""
+        self.context = None
+        if certificate:
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.context.load_cert_chain(certificate.certificate, certificate.key)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                with contextlib.suppress(OSError):
+                    self._answer(self.context.wrap_socket(connection, server_side=True) if self.context else connection)
+                connection.close()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with contextlib.closing(connection):
+            connection.settimeout(2)
+            self.received += connection.recv(65536)
+            for at in range(0, len(self.answer), 4096):
+                connection.sendall(self.answer[at : at + 4096])
+                time.sleep(self.pause)
+
+    def __enter__(self) -> "Impostor":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.listener.close()
+
+
+def http(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+def failure(answer: bytes, ask=AgentClient.telemetry, **options) -> DaemonError:
+    with Impostor(answer, **options) as impostor, pytest.raises(DaemonError) as failed:
+        ask(AgentClient(impostor.url, KEY))
+    return failed.value
+
+
+def run(client: AgentClient) -> dict:
+    return client.execute("status")
+
+
+def read_logs(client: AgentClient) -> list[str]:
+    return list(client.logs("server"))
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory):
+    fake = FakeLMStudio(tmp_path_factory.mktemp("tls"))
+    process = AgentProcess(fake.home).start("--host", "127.0.0.2", "--tls")
+    process.studio = fake
+    yield process
+    process.stop()
+    fake.stop()
+
+
+def test_it_talks_over_tls_to_the_certificate_that_the_key_names(secured, monkeypatch):
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # proxies are for the internet
+    assert secured.url.startswith("https://127.0.0.2:")
+    assert secured.client.hello()["tls"] is True
+    assert secured.client.telemetry().cpu_count
+    secured.client.execute("server_start")
+    with secured.client.logs("server") as stream:
+        secured.studio.log("server", {"timestamp": 1, "data": {"type": "server.log", "content": "hello"}})
+        assert "hello" in next(iter(stream))
+
+
+def test_it_trusts_no_certificate_without_a_reason(secured):
+    unpinned = AgentClient(secured.url, secured.key.with_fingerprint(""))
+    for ask in (AgentClient.telemetry, run, read_logs):
+        with pytest.raises(DaemonError, match="not_understood") as untrusted:
+            ask(unpinned)
+        assert "not one that this machine trusts" in untrusted.value.detail
+
+
+@pytest.mark.parametrize("ask", [AgentClient.telemetry, run, read_logs])
+def test_it_sends_nothing_to_another_certificate(tmp_path, ask):
+    with Impostor(http(b"{}"), tls.own(tmp_path)) as impostor, pytest.raises(DaemonError) as failed:
+        ask(AgentClient(impostor.url, KEY.with_fingerprint("ab" * 32)))
+    assert "not the one that the agent's key names" in failed.value.detail
+    assert impostor.received == b""
+
+
+@pytest.mark.parametrize("url", ["", "box", "ftp://box", "http://", "http://u:p@box", "http://box/path"])
+def test_it_says_what_an_address_looks_like(url):
+    with pytest.raises(ValueError, match="looks like https://machine:8643"):
+        AgentClient(url, KEY)
+
+
+def test_it_does_not_fall_back_to_plain_http():
+    with pytest.raises(ValueError, match="begins with https"):
+        AgentClient("http://box:8643", KEY.with_fingerprint("ab" * 32))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (http(b"<html>"), Reason.NOT_UNDERSTOOD),
+        (http(b"[]"), Reason.NOT_UNDERSTOOD),
+        (http(b"{}"), Reason.NOT_UNDERSTOOD),
+        (http(b'{"at": "now"}'), Reason.NOT_UNDERSTOOD),
+        (http(b"[" * 100_000), Reason.NOT_UNDERSTOOD),
+        (http(b" " * 3_000_000), Reason.NOT_UNDERSTOOD),
+        (http(b"{}", "302 Found", "Location: http://127.0.0.1:9/\r\n"), Reason.NOT_UNDERSTOOD),
+        (http(b"{}", "404 Not Found"), Reason.NOT_UNDERSTOOD),
+        (http(b'{"error": {"problem": "unauthorized"}}', "401 No"), Reason.UNAUTHORIZED),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{", Reason.CUT),
+        (b"SSH-2.0-OpenSSH\r\n", Reason.NOT_UNDERSTOOD),
+        (b"", Reason.CUT),
+    ],
+)
+def test_it_makes_one_error_of_whatever_answers(answer, reason):
+    assert failure(answer).reason is reason
+
+
+def test_it_drops_what_is_no_reading_in_a_reading():
+    body = {"at": 5, "hostname": 7, "ram_total_bytes": "much", "gpus": [{"name": "x" * 9999, "power_watts": "hot"}, 3]}
+    with Impostor(http(json.dumps(body).encode())) as impostor:
+        machine = AgentClient(impostor.url, KEY).telemetry()
+    assert (machine.at, machine.hostname, machine.ram_total_bytes) == (5, "", None)
+    assert (len(machine.gpus[0].name), machine.gpus[0].power_watts) == (200, None)
+
+
+def test_it_does_not_wait_for_an_answer_that_drips(monkeypatch):
+    monkeypatch.setattr(client_module, "TELEMETRY_SECONDS", 0.4)
+    began = time.monotonic()
+    assert failure(http(b" " * 1_000_000), pause=0.05).reason is Reason.TIMEOUT
+    assert time.monotonic() - began < 1.5
+
+
+def test_it_reads_the_parts_of_a_commands_answer():
+    parts = [{"line": "one"}, {"beat": True}, {"left_out": 3}, {"line": 4}, {"new": 1}, {"result": {"ok": True}}]
+    came = []
+    with Impostor(http(b"\n".join(json.dumps(part).encode() for part in parts) + b"\n")) as impostor:
+        assert AgentClient(impostor.url, KEY).execute("status", on_line=came.append) == {"ok": True}
+    assert came == ["one", "(3 lines were left out: the connection is too slow for them.)"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"line": "one"}\n', Reason.CUT),
+        (b"nonsense\n", Reason.NOT_UNDERSTOOD),
+        (b'{"error": 5}\n', Reason.SERVER_ERROR),
+        (b'{"error": {"problem": "bad_parameters", "message": "no", "advice": 4}}\n', Reason.BAD_REQUEST),
+    ],
+)
+def test_it_says_how_a_command_failed(body, reason):
+    assert failure(http(body), run).reason is reason
+
+
+def test_it_does_not_read_a_line_without_end(monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_LINE_BYTES", 100_000)
+    assert "too long" in failure(http(b"x" * 300_000), run).detail
+
+
+def test_it_opens_no_log_stream_at_what_is_not_an_agent():
+    assert failure(http(b"hello"), read_logs).reason is Reason.NOT_UNDERSTOOD
+    assert failure(b"", read_logs).reason is Reason.CUT
+    assert failure(b"nonsense\r\n\r\n", read_logs).reason is Reason.CUT
+
+
+@settings(max_examples=40, deadline=None)
+@given(JSON)
+def test_it_words_any_error(told):
+    error = from_error(told)
+    assert isinstance(error, ActionFailed)
+    assert str(error)
+
+
+class Reactor:
+    """Runs what it is given when told to."""
+
+    def __init__(self):
+        self.calls = []
+
+    def callFromThread(self, call):
+        self.calls.append(call)
+
+    def run(self):
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+def test_it_leaves_the_oldest_lines_out_for_a_slow_connection():
+    reactor, sent = Reactor(), []
+    outlet = Outlet(reactor, sent.append, lambda count: sent.append(count))
+    outlet.pauseProducing()
+    for number in range(MAX_LINES + 5):
+        outlet.put(str(number))
+    outlet.put("x" * (MAX_LINE_CHARACTERS + 1))
+    assert len(reactor.calls) == 1  # not one for each line
+    reactor.run()
+    assert sent == []
+    outlet.resumeProducing()
+    assert sent == [6, *map(str, range(5, MAX_LINES + 5))]
+    outlet.put("more")
+    outlet.stopProducing()
+    reactor.run()
+    assert sent[-1] == str(MAX_LINES + 4)
+
+
+def test_it_counts_failures_within_a_minute():
+    now = [0.0]
+    throttle = Throttle(2, clock=lambda: now[0])
+    throttle.count("a")
+    throttle.count("a")
+    assert throttle.is_over("a")
+    assert not throttle.is_over("b")
+    now[0] = 61
+    assert not throttle.is_over("a")
+    for peer in range(MOST_PEERS + 1):
+        throttle.count(str(peer))
+    assert len(throttle._failures) == MOST_PEERS
+
+
+def test_it_announces_itself_only_where_others_can_reach_it():
+    from zeroconf import Zeroconf
+
+    assert not Address("127.0.0.2", 1).is_open
+    assert Address("192.0.2.7", 1).is_open
+    announcement = Announcement("127.0.0.1", 8643, is_tls=True)
+    browser = Zeroconf(interfaces=["127.0.0.1"])
+    try:
+        name = f"{socket.gethostname().partition('.')[0]}-8643.{SERVICE}"
+        info = wait_for(lambda: browser.get_service_info(SERVICE, name, timeout=500))
+        assert (info.port, info.properties[b"tls"], info.parsed_addresses()) == (8643, b"1", ["127.0.0.1"])
+    finally:
+        announcement.end()
+        browser.close()

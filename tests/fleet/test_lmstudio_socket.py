@@ -1,0 +1,357 @@
+"""Loads through LM Studio's WebSocket: against the simulated daemon, and against servers that misbehave (§9, §10)."""
+
+import json
+import logging
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websockets.sync.server import serve
+
+from fleet.allocation.profile import Profile, Strategy
+from fleet.daemons import lmstudio_socket
+from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.lmstudio import LMStudio
+from fleet.daemons.lmstudio_socket import LMStudioSocket, LoadCancelled, failure
+from fleet.daemons.openai import OpenAICompatible
+from fleet.daemons.types import LoadRequest
+from tests.conftest import wait_for
+from tests.fleet.simulator_fixture import SimulatorProcess
+from tests.fleet.test_http import JSON_HEAD, CannedServer, sized
+
+OTTER, HERON, REED = "simulated/otter-8b", "simulated/heron-3b", "text-embedding-simulated-reed"
+TORTOISE = "simulated/tortoise-slow-70b"
+TOKEN = "sk-lm-abcdefgh:01234567890123456789"
+PINNED = Profile(Strategy.DEDICATED, (1,))
+SPLIT = ("priorityOrder", [0], [1])
+
+
+@pytest.fixture(scope="module")
+def process():
+    process = SimulatorProcess().start("--gpus", "2")
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def simulator(process):
+    process.reset()
+    return process
+
+
+@pytest.fixture(scope="module")
+def locked():
+    process = SimulatorProcess().start("--token", TOKEN)
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def daemon(simulator):
+    return LMStudio(simulator.url)
+
+
+def pinned(model=HERON, **more):
+    return LoadRequest(model, profile=PINNED, gpu_indices=(0, 1), **more)
+
+
+def failed(function, *args, **kwargs):
+    with pytest.raises(DaemonError) as caught:
+        function(*args, **kwargs)
+    return caught.value
+
+
+def received(simulator):
+    """The split of the last load that came through the socket."""
+    config = simulator.state()["socket_loads"][-1]["fields"]["load.gpuSplitConfig"]
+    return config["strategy"], config["disabledGpus"], config["priority"]
+
+
+# Through the simulated daemon
+
+
+def test_a_pinned_load_lands_on_its_gpu_and_tells_its_progress(daemon, simulator):
+    simulator.control("models/*", {"load_seconds": 0.1})
+    progress = []
+    loaded = daemon.load_with(
+        pinned(parallel=2, context_length=4096, ttl_seconds=90, identifier="mine"), progress.append
+    )
+    assert (loaded.instance, loaded.channel, loaded.dropped) == ("mine", "socket", ())
+    assert 0.1 < loaded.load_seconds < 5
+    assert (progress, progress[-1]) == (sorted(progress), 1.0)
+    assert len(progress) > 5
+    assert received(simulator) == SPLIT
+    state = simulator.state()
+    assert state["landed"]["mine"][0] == 0
+    assert state["socket_loads"][-1]["ttlMs"] == 90_000
+    assert state["socket_loads"][-1]["fields"]["llm.load.contextLength"] == 4096
+    [info] = [info for info in daemon.models() if info.loaded]
+    assert (info.key, info.loaded, info.slots) == (HERON, ("mine",), 2)
+
+
+def test_what_rest_carries_goes_through_rest(daemon, simulator):
+    loaded = daemon.load_with(LoadRequest(HERON, context_length=2048))
+    assert (loaded.instance, loaded.channel, loaded.dropped) == (HERON, "rest", ())
+    assert loaded.load_seconds >= 0
+    assert simulator.state()["socket_loads"] == []
+    assert daemon.load(HERON) == f"{HERON}:2"
+
+
+def test_an_embedding_model_has_a_namespace_of_its_own(daemon, simulator):
+    assert daemon.load_with(pinned(REED, is_embedding=True)).instance == REED
+    assert simulator.state()["landed"][REED][0] == 0
+
+
+def test_it_knows_why_a_load_failed(daemon, simulator):
+    assert failed(daemon.load_with, pinned("no/such")).reason is Reason.MODEL_NOT_FOUND
+    error = failed(daemon.load_with, pinned(TORTOISE))
+    assert error.reason is Reason.OUT_OF_MEMORY
+    assert "insufficient memory" in error.detail
+    simulator.control("models/*", {"fault": {"kind": "load_failure", "times": 1}})
+    assert failed(daemon.load_with, pinned()).reason is Reason.LOAD_FAILED
+    assert simulator.state()["landed"] == {}
+
+
+def test_a_load_can_be_called_off_at_any_time(daemon, simulator):
+    simulator.control("models/*", {"load_seconds": 600})  # half a minute between two reports
+    cancelled = threading.Event()
+    errors = []
+    thread = threading.Thread(target=lambda: errors.append(failed(daemon.load_with, pinned(), None, cancelled)))
+    thread.start()
+    assert wait_for(lambda: simulator.state()["landed"])
+    cancelled.set()
+    thread.join(5)
+    assert isinstance(errors[0], LoadCancelled)
+    assert simulator.state()["landed"] == {}
+
+
+def test_a_token_opens_the_socket_by_its_halves(locked):
+    locked.reset()
+    loaded = LMStudio(locked.url, TOKEN).load_with(LoadRequest(HERON, parallel=2))
+    assert (loaded.channel, loaded.dropped) == ("socket", ())
+    error = failed(LMStudioSocket(locked.url, "sk-lm-abcdefgh:wrongwrongwrongwrong").load, LoadRequest(HERON))
+    assert error.reason is Reason.UNAUTHORIZED
+    assert "token" in error.detail
+    # REST is refused as well, and says so.
+    assert failed(LMStudio(locked.url).load_with, LoadRequest(HERON, parallel=2)).reason is Reason.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("kind", ["refuse", "error_500", "cut", "unauthorized"])
+def test_without_a_socket_it_loads_through_rest_and_says_what_is_lost(daemon, simulator, kind):
+    simulator.control("daemon", {"fault": {"kind": kind, "times": 1}})
+    loaded = daemon.load_with(pinned(parallel=2))
+    assert (loaded.instance, loaded.channel) == (HERON, "rest")
+    assert loaded.dropped == ("one GPU alone", "the number of parallel slots")
+    assert simulator.state()["socket_loads"] == []
+
+
+def test_it_estimates_without_loading(daemon, simulator):
+    half = LoadRequest(OTTER, context_length=1000, profile=Profile(offload_ratio=0.5))
+    told = daemon.estimate(half)
+    assert told["model_bytes"] == 4_920_000_000
+    assert told["context_bytes"] == 131_072_000
+    assert told["total_vram_bytes"] == (4_920_000_000 + 131_072_000) // 2
+    assert (told["confidence"], told["passes_guardrails"]) == ("high", True)
+    assert simulator.state()["landed"] == {}
+    assert failed(daemon.estimate, LoadRequest("no/such")).reason is Reason.MODEL_NOT_FOUND
+
+
+def test_a_daemon_that_cannot_load_says_so(simulator):
+    daemon = OpenAICompatible(simulator.url)
+    assert failed(daemon.load_with, pinned()).reason is Reason.BAD_REQUEST
+    assert failed(daemon.estimate, pinned()).reason is Reason.BAD_REQUEST
+
+
+# Servers that misbehave
+
+HELLO = {"success": True}
+RESOLVED = {"type": "channelSend", "channelId": 1, "message": {"type": "resolved", "info": {}}}
+
+
+def packet(**message):
+    return {"type": "channelSend", "channelId": 1, "message": message}
+
+
+@contextmanager
+def server(*script):
+    """Answers the first frames with `script`: a frame, a list of them, text, or None for silence; then it closes."""
+    heard, is_over = [], threading.Event()
+
+    def play(connection):
+        for answer in script:
+            heard.append(json.loads(connection.recv(timeout=5)))
+            if answer is None:
+                is_over.wait(2)
+            for frame in answer if isinstance(answer, list) else [answer] if answer else ():
+                connection.send(frame if isinstance(frame, str) else json.dumps(frame))
+
+    quiet = logging.getLogger("tests.quiet")
+    quiet.setLevel(logging.CRITICAL)
+    with serve(play, "127.0.0.1", 0, logger=quiet) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield LMStudioSocket(f"http://127.0.0.1:{running.socket.getsockname()[1]}"), heard
+        is_over.set()
+        running.shutdown()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    for name in ("HANDSHAKE_SECONDS", "SILENCE_SECONDS", "CANCEL_SECONDS", "RPC_SECONDS"):
+        monkeypatch.setattr(lmstudio_socket, name, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (({"success": False, "error": "Invalid passkey"},), Reason.UNAUTHORIZED),
+        (("no JSON",), Reason.NOT_UNDERSTOOD),
+        (("[]",), Reason.NOT_UNDERSTOOD),
+        ((HELLO, {"type": "communicationWarning", "warning": "no such endpoint"}), Reason.NOT_UNDERSTOOD),
+        ((HELLO, [RESOLVED, {"type": "communicationWarning"}]), Reason.NOT_UNDERSTOOD),
+        ((HELLO, []), Reason.CUT),
+        ((HELLO, [RESOLVED]), Reason.CUT),
+        ((HELLO, {"type": "channelClose", "channelId": 1}), Reason.LOAD_FAILED),
+        ((HELLO, packet(type="success", info={})), Reason.NOT_UNDERSTOOD),
+        ((HELLO, {"type": "channelError", "channelId": 1, "error": None}), Reason.LOAD_FAILED),
+        (
+            (
+                HELLO,
+                {"type": "channelError", "channelId": 1, "error": {"title": "Guardrail", "cause": "too little VRAM"}},
+            ),
+            Reason.OUT_OF_MEMORY,
+        ),
+    ],
+)
+def test_a_strange_answer_becomes_a_reason(script, reason):
+    with server(*script) as (socket, _):
+        assert failed(socket.load, LoadRequest(OTTER)).reason is reason
+
+
+def test_only_a_load_that_was_not_understood_may_be_tried_elsewhere():
+    warning = {"type": "communicationWarning", "warning": "no such endpoint"}
+    for script, may_try in (((HELLO, warning), True), ((HELLO, [RESOLVED, warning]), False)):
+        with server(*script) as (socket, _):
+            error = failed(socket.load, LoadRequest(OTTER))
+        assert isinstance(error, lmstudio_socket.SocketUnavailable) is may_try
+
+
+def test_frames_of_others_and_strange_packets_do_not_disturb_a_load():
+    strange = [
+        {"type": "keepAliveAck"},
+        {"type": "channelError", "channelId": 2, "error": {}},
+        {"type": "channelSend", "channelId": 1},
+        packet(type="new in a later version"),
+        packet(type="progress", progress="much"),
+        packet(type="progress", progress=0.5),
+        packet(type="progress", progress=7),
+        packet(type="success", info={"identifier": "mine"}),
+    ]
+    progress = []
+    with server(HELLO, strange) as (socket, heard):
+        assert socket.load(LoadRequest(OTTER), progress.append).instance == "mine"
+    assert progress == [0.5, 1.0]
+    assert heard[0]["clientIdentifier"].startswith("guest:")
+    assert heard[1]["creationParameter"]["loadConfigStack"] == {
+        "layers": [{"layerName": "apiOverride", "config": {"fields": []}}]
+    }
+
+
+@pytest.mark.parametrize("script", [(None,), (HELLO, None), (HELLO, [RESOLVED], None)])
+def test_silence_has_an_end(impatient, script):
+    with server(*script) as (socket, _):
+        began = time.monotonic()
+        assert failed(socket.load, LoadRequest(OTTER)).reason is Reason.TIMEOUT
+        assert time.monotonic() - began < 1.8
+
+
+def test_a_load_that_goes_silent_is_called_off(impatient):
+    with server(HELLO, [RESOLVED], None) as (socket, heard):
+        assert failed(socket.load, LoadRequest(OTTER)).reason is Reason.TIMEOUT
+        assert wait_for(lambda: len(heard) == 3)
+    assert heard[2] == {"type": "channelSend", "channelId": 1, "message": {"type": "cancel"}}
+
+
+def test_a_silent_estimate_has_an_end_and_a_strange_one_a_reason(impatient):
+    with server(HELLO, None) as (socket, _):
+        assert failed(socket.estimate, OTTER, {}).reason is Reason.TIMEOUT
+    for answer in ({"type": "rpcResult", "callId": 1}, {"type": "communicationWarning"}):
+        with server(HELLO, answer) as (socket, _):
+            assert failed(socket.estimate, OTTER, {}).reason is Reason.NOT_UNDERSTOOD
+    told = {"memory": {"modelBytes": 5.0, "totalBytes": -1, "contextBytes": None}}
+    with server(HELLO, {"type": "rpcResult", "callId": 1, "result": told}) as (socket, _):
+        assert socket.estimate(OTTER, {}) == {"model_bytes": 5}
+
+
+def test_a_load_that_was_faster_than_its_cancel_is_a_load(impatient):
+    cancelled = threading.Event()
+    success = packet(type="success", info={"identifier": "mine"})
+    with server(HELLO, [RESOLVED, packet(type="progress", progress=0.1)], success) as (socket, _):
+        loaded = socket.load(LoadRequest(OTTER), lambda part: cancelled.set(), cancelled)
+        assert loaded.instance == "mine"
+    cancelled.clear()
+    with server(HELLO, [RESOLVED, packet(type="progress", progress=0.1)], None) as (socket, _):
+        assert isinstance(
+            failed(socket.load, LoadRequest(OTTER), lambda part: cancelled.set(), cancelled), LoadCancelled
+        )
+
+
+def test_where_there_is_no_websocket_it_follows_nobody_and_falls_back():
+    elsewhere = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/llm\r\nContent-Length: 0\r\n\r\n"
+    for answer in (elsewhere, sized(JSON_HEAD, b'{"error": "Unexpected endpoint"}'), b"SSH-2.0-OpenSSH\r\n"):
+        with CannedServer(answer) as canned:
+            error = failed(LMStudioSocket(canned.url, TOKEN).load, LoadRequest(OTTER))
+        assert error.reason in {Reason.NOT_UNDERSTOOD, Reason.CUT}
+        assert isinstance(error, lmstudio_socket.SocketUnavailable)
+        assert len(canned.requests) == 1
+    assert failed(LMStudioSocket("http://127.0.0.1:9").load, LoadRequest(OTTER)).reason is Reason.UNREACHABLE
+
+
+def test_a_server_that_never_shakes_hands_is_no_reason_to_load_twice(impatient):
+    with CannedServer(1.0) as canned:
+        error = failed(LMStudio(canned.url).load_with, pinned())
+    assert error.reason is Reason.TIMEOUT
+    assert len(canned.requests) == 1
+
+
+def test_a_passkey_reaches_no_log(caplog, locked):
+    locked.reset()
+    with caplog.at_level(logging.DEBUG):
+        LMStudioSocket(locked.url, TOKEN).estimate(HERON, {})
+    assert TOKEN[-20:] not in caplog.text
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["title", "cause", "displayData", "code", "error"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(junk)
+def test_any_error_frame_becomes_a_daemon_error(error):
+    told = failure(error, "Failed to load the model: ")
+    assert told.reason in {Reason.LOAD_FAILED, Reason.OUT_OF_MEMORY, Reason.MODEL_NOT_FOUND}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ({"title": "Cannot find it", "displayData": {"code": "generic.pathNotFound"}}, Reason.MODEL_NOT_FOUND),
+        ({"title": "Nothing matches", "displayData": {"code": "generic.noModelMatchingQuery"}}, Reason.MODEL_NOT_FOUND),
+        ({"title": "Model loading was stopped", "cause": "insufficient system resources"}, Reason.OUT_OF_MEMORY),
+        ({"title": "Engine exited", "cause": "code 18446744072635812000"}, Reason.LOAD_FAILED),
+        ("a plain text", Reason.LOAD_FAILED),
+    ],
+)
+def test_an_error_frame_is_read_by_its_code_and_its_words(error, reason):
+    told = failure(error, "Failed to load the model: ")
+    assert told.reason is reason
+    assert not told.detail.startswith("Failed to load the model")  # the daemon's own words only

@@ -26,7 +26,16 @@ class Host(Protocol):
 
     def status(self) -> dict: ...
 
-    def execute(self, action: Action, parameters: dict, on_line: Callable[[str], None], command_id: str) -> dict: ...
+    def execute(
+        self,
+        action: Action,
+        parameters: dict,
+        on_line: Callable[[str], None] | None,
+        command_id: str | None,
+        on_signed: Callable[[dict], None] | None,
+    ) -> dict:
+        """Do it; `on_signed` gets the envelope that it travels in, where it travels."""
+        ...
 
     def logs(self, source: str) -> Iterator[str]: ...
 
@@ -46,7 +55,7 @@ class ThisMachine:
     def status(self) -> dict:
         return self.manager().get_status().as_json()
 
-    def execute(self, action: Action, parameters: dict, on_line: Callable[[str], None], command_id: str) -> dict:
+    def execute(self, action, parameters, on_line=None, command_id=None, on_signed=None) -> dict:
         return execute(self.manager(on_line), action, parameters)
 
     def logs(self, source: str) -> Iterator[str]:

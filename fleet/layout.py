@@ -96,7 +96,9 @@ class Intent:
             pass
         try:
             if self.host is not None and self.node.can_be_managed:  # 2
-                told = self.host.execute(Action.ESTIMATE, self._estimate_parameters(), telling.line, "")
+                told = self.host.execute(
+                    Action.ESTIMATE, self._estimate_parameters(), telling.line, None, telling.signed
+                )
                 if told.get("total_bytes") is not None:
                     return Need(told["total_bytes"], 0, True, "LM Studio")
         except (DaemonError, LmsError):

@@ -43,6 +43,10 @@ class Telling:
             self.on_line(text)
         self.is_news.set()
 
+    def signed(self, envelope: dict) -> None:
+        """It is about to travel in this envelope: kept before anything happens."""
+        self.command.keep_envelope(envelope)
+
     def at(self, progress: float) -> None:
         self.progress = progress
         self.is_news.set()
@@ -115,4 +119,4 @@ def perform(command: Command, telling: Telling) -> dict:
     host = host_of(command.node)
     if host is None or not command.node.can_be_managed:
         raise ValueError("There is no way to this node's machine. Set up an agent there (see docs/agent.md).")
-    return host.execute(Action(command.action), command.parameters, telling.line, str(command.pk))
+    return host.execute(Action(command.action), command.parameters, telling.line, str(command.pk), telling.signed)

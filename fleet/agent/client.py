@@ -70,12 +70,17 @@ class AgentClient:
         parameters: dict | None = None,
         on_line: Callable[[str], None] | None = None,
         command_id: str | None = None,
+        on_signed: Callable[[dict], None] | None = None,
     ) -> dict:
         """Run an action there and return its result; blocks as long as it takes. `on_line` gets its output as it comes.
+
+        `on_signed` gets the envelope before it is sent, to be kept.
 
         `command_id` is the id under which both ends write it down (letters, digits, _ and -, at most 64).
         """
         envelope = sign(self.key, str(action), parameters or {}, id=command_id)
+        if on_signed is not None:
+            on_signed(envelope)
         with self._sent("POST", "/v1/commands", SILENCE_SECONDS, json=envelope) as answer:
             if answer.status_code != 200:
                 raise _error(answer.status_code, _json(_content(answer, time.monotonic() + ANSWER_SECONDS)))

@@ -133,8 +133,8 @@ def _all(answers: Iterable[bool | None]) -> bool | None:
 def _about_need(need: Need) -> list[str]:
     sentences = []
     if need.is_estimate:
-        by = f" by {need.source}" if need.source else ""
-        sentences.append(f"The sizes are an estimate{by}.")
+        source = f", from {need.source}" if need.source else ""
+        sentences.append(f"The sizes are an estimate{source}.")
     if need.context_bytes is None:
         sentences.append("How much memory the context takes is not known, so it is not counted.")
     return sentences

@@ -67,8 +67,6 @@ class LMStudioManager:
         advice = not_installed(self.folder.platform)
         raise LmsError(Problem.NOT_INSTALLED, State.NOT_INSTALLED.explanation, advice=advice)
 
-    # What it looks like.
-
     def get_status(self) -> Status:
         """How it stands. Never wakes the daemon and never raises; works without `lms`, by HTTP only."""
         found, trouble = self._look_at_daemon()
@@ -99,9 +97,9 @@ class LMStudioManager:
 
     def _version(self, pid: int | None) -> str | None:
         """Asked once for each daemon: every call of `lms` takes a good part of a second."""
-        if pid not in self._versions:
-            self._versions = {pid: daemon.version(self.lms, LOOK_SECONDS)}
-        return self._versions[pid]
+        if pid not in self._versions and (executable := self.folder.lms):
+            self._versions = {pid: daemon.version(Lms(executable), LOOK_SECONDS)}
+        return self._versions.get(pid)
 
     def _state(self, is_up: bool, trouble: LmsError | None) -> State:
         if trouble and trouble.problem is Problem.PASSKEY_MISMATCH:
@@ -126,8 +124,6 @@ class LMStudioManager:
             return server.loaded_model(self.api_endpoint, self.token)
         except DaemonError:
             return None
-
-    # Server.
 
     def ensure_server_running(self) -> Status:
         """Start the server unless it answers already; it is asked whether it does, whatever the command says."""
@@ -163,8 +159,6 @@ class LMStudioManager:
         self.stop_server()
         return self.ensure_server_running()
 
-    # Daemon.
-
     def daemon_up(self) -> Status:
         """Start llmster, or the desktop application where only that is installed."""
         answer = self.lms.run("daemon", "up", seconds=START_SECONDS, on_line=self.on_line)
@@ -193,8 +187,6 @@ class LMStudioManager:
                 self.ensure_server_running()
         return self.get_status()
 
-    # Settings.
-
     def headless(self) -> bool | None:
         """Whether LM Studio is set to serve without its window; None = its files do not tell."""
         return preferences.headless(self.folder.path)
@@ -205,8 +197,6 @@ class LMStudioManager:
             advice = not_installed(self.folder.platform)
             raise LmsError(Problem.NOT_INSTALLED, State.NOT_INSTALLED.explanation, advice=advice)
         return preferences.set_headless(self.folder.path, is_on)
-
-    # Models.
 
     def query(self, what: str) -> object:
         """The JSON of `lms ls`, `ps`, `runtime survey` or `link status`: what = "ls", "ps", "survey" or "link"."""
@@ -279,8 +269,6 @@ class LMStudioManager:
         if source not in list(Source):
             raise ValueError(f'"{str(source)[:50]}" is not a log. There are: {", ".join(Source)}.')
         return LogStream(self._awake_lms(), Source(source))
-
-    # Chat.
 
     def proxy_chat_completion(self, messages: Sequence[ChatMessage | Mapping], settings: Mapping) -> dict:
         """The whole answer in OpenAI's shape. Without a "model" the loaded one answers. Raises DaemonError."""

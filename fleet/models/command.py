@@ -125,6 +125,10 @@ class Command(models.Model):
             if len(fields) > 1:
                 record("command.told", self.node_id, action=self.action)
 
+    def keep_envelope(self, envelope: dict) -> None:
+        self.envelope = envelope
+        self.save(update_fields=["envelope"])
+
     @classmethod
     def rescue(cls) -> int:
         """End what dead workers left; what was never taken stays waiting."""

@@ -120,8 +120,8 @@ class Sample(models.Model):
     def series(cls, node: Node, seconds: int) -> dict:
         """The figures of the last seconds as columns, for graphs; None where one is unknown.
 
-        {"now": unix seconds, "at": [unix seconds], "latency": [s], "cpu": [%], "ram": [bytes], "gpus": [{"vram": [bytes],
-        "utilization": [%], "temperature": [°C], "power": [W]}]}
+        {"now": unix seconds, "at": [unix seconds], "latency": [s], "cpu": [%], "ram": [bytes],
+        "gpus": [{"vram": [bytes], "utilization": [%], "temperature": [°C], "power": [W]}]}
         """
         now = timezone.now()
         grain = next(g for g, kept in GRAINS.items() if timedelta(seconds=seconds) <= kept)

@@ -134,42 +134,31 @@ def test_it_runs_actions_and_answers_queries(running, studio):
 
 
 def test_it_streams_what_a_command_says_while_it_says_it(cold, cold_studio):
-    cold_studio.configure(update_pause=0.3, update_lines=["first", "second", "third"])
+    cold_studio.configure(update_pause=0.2, update_lines=["first", "second", "third"])
     came: list[tuple[str, float]] = []
     cold.client.execute("daemon_update", on_line=lambda line: came.append((line, time.monotonic())))
     at = dict(came)
-    assert at["second"] - at["first"] > 0.15
-    assert at["third"] - at["second"] > 0.15
+    assert at["second"] - at["first"] > 0.1
+    assert at["third"] - at["second"] > 0.1
 
 
-def test_it_does_one_change_at_a_time_and_still_answers_questions(running, studio):
+def test_it_does_one_change_at_a_time_to_its_end_also_when_the_caller_leaves(running, studio):
     studio.configure(load_seconds=0.8)
     try:
-        loading = threading.Thread(target=running.client.execute, args=("load", {"model": OTTER, "identifier": "slow"}))
-        loading.start()
-        wait_for(lambda: any("slow" in command for command in studio.commands()))
-        with pytest.raises(ActionFailed, match="busy with load") as busy:
-            running.client.execute("server_stop")
-        assert busy.value.reason is Reason.BUSY
-        assert running.client.execute("status")["server_running"] is True
-        loading.join()
-        assert "server_stop" in running.summary()
-        assert "not run: busy" in running.summary()
-        assert not any(command.startswith("server stop") for command in studio.commands())
-    finally:
-        studio.configure(load_seconds=0)
-
-
-def test_it_finishes_a_command_whose_caller_left(running, studio):
-    studio.configure(load_seconds=0.5)
-    try:
-        envelope = sign(running.key, "load", {"model": OTTER, "identifier": "left"}, id="left-1")
+        envelope = sign(running.key, "load", {"model": OTTER, "identifier": "slow"}, id="left-1")
         headers = {"Authorization": f"Bearer {running.key.token}"}
         with requests.post(f"{running.url}/v1/commands", json=envelope, headers=headers, stream=True, timeout=5):
-            pass
-        wait_for(lambda: "left-1" in running.summary())
-        assert "left-1  load" in running.summary()
-        assert running.summary().splitlines()[-1].endswith("done")
+            pass  # gone before it is done
+        with pytest.raises(ActionFailed, match="busy with load") as busy:
+            running.client.execute("server_stop", command_id="second-1")
+        assert busy.value.reason is Reason.BUSY
+        assert "second-1  server_stop" in running.summary()
+        assert running.summary().endswith("not run: busy\n")
+        assert running.client.execute("status")["server_running"] is True  # a question is answered meanwhile
+        assert "left-1" not in running.summary()
+        wait_for(lambda: "left-1  load" in running.summary())
+        assert running.summary().endswith("done\n")
+        assert not any(command.startswith("server stop") for command in studio.commands())
     finally:
         studio.configure(load_seconds=0)
 
@@ -288,21 +277,21 @@ def test_it_leaves_lines_out_rather_than_growing_when_a_viewer_is_slow(running, 
         wait_for(lambda: stream_pids(studio) and lives(stream_pids(studio)[-1]))
         before = process.memory_info().rss
         lines = [
-            {"timestamp": number, "data": {"type": "runtime.log", "message": "x" * 20_000}} for number in range(2_000)
+            {"timestamp": number, "data": {"type": "runtime.log", "message": "x" * 20_000}} for number in range(1_200)
         ]
         with (studio.fake / "log-runtime.jsonl").open("a") as log:
-            log.writelines(json.dumps(line) + "\n" for line in lines)  # 40 MB, and nobody reads
-        time.sleep(1.2)
-        assert process.memory_info().rss - before < 20_000_000
+            log.writelines(json.dumps(line) + "\n" for line in lines)  # 24 MB, and nobody reads
+        time.sleep(0.8)
+        assert process.memory_info().rss - before < 14_000_000
         told = {"timestamps": 0, "left_out": 0}
         for line in stream:
             data = json.loads(line)
             told["left_out"] += data["data"].get("count", 0)
             told["timestamps"] += data["data"]["type"] == "runtime.log"
-            if data["timestamp"] == 1_999:
+            if data["timestamp"] == 1_199:
                 break
     assert told["left_out"] > 0
-    assert sum(told.values()) == 2_000
+    assert sum(told.values()) == 1_200
 
 
 def test_it_says_so_when_the_agent_hangs_or_is_gone(running, monkeypatch):

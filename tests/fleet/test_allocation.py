@@ -178,7 +178,7 @@ def test_what_is_not_known_is_not_promised():
 def test_it_says_what_is_an_estimate_and_what_lm_studio_decides():
     planned = plan(Need(GIB, 0, source="LM Studio"), [room(4, 0), room(4, 1)], None, Profile())
     assert planned.sentences == (
-        "The sizes are an estimate by LM Studio.",
+        "The sizes are an estimate, from LM Studio.",
         "LM Studio decides which GPU takes how much; these parts are one way it can go.",
     )
 

@@ -26,7 +26,7 @@ class StandInHost:
     def __init__(self, does):
         self.does, self.told = does, []
 
-    def execute(self, action, parameters, on_line, command_id):
+    def execute(self, action, parameters, on_line, command_id, on_signed):
         self.told.append((action, parameters, command_id))
         return self.does(on_line)
 

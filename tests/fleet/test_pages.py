@@ -45,7 +45,7 @@ def rig(db):
 
 
 @pytest.fixture
-def page(client, alice):
+def html_of(client, alice):
     client.force_login(alice)
     return lambda path, **query: client.get(path, query).content.decode()
 
@@ -57,40 +57,41 @@ def words(html: str) -> str:
 # The overview
 
 
-def test_it_shows_each_node_with_what_its_machine_told(page, rig):
+def test_it_shows_each_node_with_what_its_machine_told(html_of, rig):
     Reading.of(rig).keep(machine(gpu(), gpu(1, problem="The GPU is lost. Restart the machine.")))
     rig.change(tags=["attic", "fast"])
     Node.objects.update(state="online")
-    said = words(page("/nodes/"))
+    said = words(html_of("/nodes/"))
     for part in ("rig", "online", "attic", "fast", "4 ms", "loaded: acme/otter", "0 running, 0 waiting",
                  "18.0 of 24.0 GiB", "94 % busy", "71 °C", "The GPU is lost.",
                  "CPU 12 %, RAM 20.0 of 64.0 GiB"):  # fmt: skip
         assert part in said, part
 
 
-def test_it_shows_what_is_unknown_as_unknown(page, rig):
+def test_it_shows_what_is_unknown_as_unknown(html_of, rig):
     unknown = dict.fromkeys(
         ("memory_total_bytes", "memory_used_bytes", "memory_free_bytes", "utilization_percent", "temperature_celsius",
          "power_watts", "power_limit_watts", "processes"))  # fmt: skip
     Reading.of(rig).keep(machine(gpu(**unknown), cpu_percent=None, ram_used_bytes=None))
-    assert "GPU 0 RTX 4090 VRAM unknown" in words(page("/nodes/"))
-    said = words(page(f"/nodes/{rig.pk}/"))
+    assert "GPU 0 RTX 4090 VRAM unknown" in words(html_of("/nodes/"))
+    said = words(html_of(f"/nodes/{rig.pk}/"))
     assert "Temperature unknown" in said
     assert "Its processes are unknown." in said
     assert "None" not in said
 
 
-def test_it_says_that_there_is_no_gpu_and_why_none_is_known(page, rig):
+def test_it_says_that_there_is_no_gpu_and_why_none_is_known(html_of, rig):
     Reading.of(rig).keep(machine(gpu_note="No NVIDIA driver was found."))
-    assert "No NVIDIA driver was found." in words(page("/nodes/"))
+    assert "No NVIDIA driver was found." in words(html_of("/nodes/"))
     Node.objects.create(name="far", base_url="http://192.0.2.1:1234")
-    assert "GPUs unknown: no agent on its machine." in words(page("/nodes/"))
+    assert "GPUs unknown: no agent on its machine." in words(html_of("/nodes/"))
 
 
 @pytest.mark.parametrize(
     ("fields", "status", "sentence", "button"),
     [
-        ({"state": "offline", "reason": "unreachable"}, {"state": "server_down"}, "its server is not running", "Start the server"),
+        ({"state": "offline", "reason": "unreachable"},
+         {"state": "server_down"}, "server is not running", "Start the server"),
         ({"state": "offline", "reason": "unreachable"},
          {"state": "not_bootstrapped", "advice": "Run lms bootstrap."}, "Run lms bootstrap.", ""),
         ({"state": "offline", "reason": "timeout"}, {"state": "ready"}, "silent for too long", "Restart the server"),
@@ -100,23 +101,23 @@ def test_it_says_that_there_is_no_gpu_and_why_none_is_known(page, rig):
         ({"state": "offline", "reason": "unreachable", "base_url": "http://192.0.2.1:1"}, None, "With an agent", ""),
     ],
 )  # fmt: skip
-def test_it_says_what_to_do(page, rig, fields, status, sentence, button):
+def test_it_says_what_to_do(html_of, rig, fields, status, sentence, button):
     Node.objects.update(**fields)
     if status:
         Reading.of(rig).keep_status(status)
-    html = page("/nodes/")
+    html = html_of("/nodes/")
     assert sentence in words(html)
     assert [label for label in ("Start the server", "Restart the server") if f">{label}</button>" in html] == (
         [button] if button else []
     )
 
 
-def test_it_tells_of_vram_that_is_held_for_nothing(page, rig):
+def test_it_tells_of_vram_that_is_held_for_nothing(html_of, rig):
     Reading.objects.create(
         node=rig, orphans=[{"pid": 4711, "name": "llmster", "memory_bytes": 6 * GIB}], orphaned_since=timezone.now()
     )
     for path in ("/nodes/", f"/nodes/{rig.pk}/"):
-        assert "6.0 GiB by process 4711 (llmster)" in words(page(path))
+        assert "6.0 GiB by process 4711 (llmster)" in words(html_of(path))
 
 
 def ten_nodes_with_eight_gpus():
@@ -158,7 +159,7 @@ def test_it_asks_the_database_no_more_for_ten_nodes_than_for_one(client, alice, 
     assert len(for_eleven) == len(for_one)
 
 
-def test_it_escapes_what_machines_say(page, rig):
+def test_it_escapes_what_machines_say(html_of, rig):
     nasty = "<script>alert(1)</script>"
     Reading.of(rig).keep(machine(gpu(processes=(GpuProcess(1, nasty, GIB, False),)), hostname=nasty, gpu_note=nasty))
     Reading.of(rig).keep_status({"state": nasty, "advice": nasty, "version": nasty})
@@ -166,30 +167,31 @@ def test_it_escapes_what_machines_say(page, rig):
     command.claim()
     command.beat(nasty)
     for path in ("/nodes/", f"/nodes/{rig.pk}/"):
-        assert nasty not in page(path)
-    assert "&lt;script&gt;" in page(f"/nodes/{rig.pk}/")
+        assert nasty not in html_of(path)
+    assert "&lt;script&gt;" in html_of(f"/nodes/{rig.pk}/")
 
 
 # One node
 
 
-def test_it_shows_one_node_whole(page, rig):
+def test_it_shows_one_node_whole(html_of, rig):
     Reading.of(rig).keep(machine(gpu(throttle_reasons=("slowed by heat",), ecc_errors=2)))
     Reading.of(rig).keep_status(
         {"state": "ready", "version": "0.0.23+1", "daemon_running": True, "daemon_pid": 4242, "headless": False,
          "server_running": True})  # fmt: skip
-    said = words(page(f"/nodes/{rig.pk}/"))
-    for part in ("attic", "555.42", "CUDA 12.5", "320 W of 450 W", "slowed by heat", "Memory errors 2", "llmster 4711",
+    said = words(html_of(f"/nodes/{rig.pk}/"))
+    for part in ("attic", "555.42", "CUDA 12.5", "320 of 450 W", "Slowed by heat.", "Memory errors 2",
+                 "llmster inference 4711",
                  "0.0.23+1", "process 4242", "acme/heron", "Stop the server", "Test now"):  # fmt: skip
         assert part in said, part
 
 
-def test_it_keeps_what_it_was_told_and_what_came_of_it(page, rig, alice):
+def test_it_keeps_what_it_was_told_and_what_came_of_it(html_of, rig, alice):
     command = Command.ask(rig, "server_stop", alice)
     command.claim()
     command.beat("Stopped the server on port 1234.")
     command.finish({})
-    said = words(page(f"/nodes/{rig.pk}/"))
+    said = words(html_of(f"/nodes/{rig.pk}/"))
     assert "Stop the server" in said
     assert "by alice" in said
     assert "Stopped the server on port 1234." in said

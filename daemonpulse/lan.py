@@ -1,5 +1,7 @@
 """Finding and being found on the local network (DNS-SD over multicast DNS, the `zeroconf` library)."""
 
+import contextlib
+import ipaddress
 import logging
 import socket
 import threading
@@ -8,8 +10,9 @@ from dataclasses import dataclass, field
 log = logging.getLogger(__name__)
 
 SERVER = "_daemonpulse._tcp.local."
-AGENT = "_daemonpulse-agent._tcp.local."
+AGENT = "_dpulse-agent._tcp.local."  # 15 letters at most (RFC 6335)
 MAX_FOUND = 50
+END_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +64,57 @@ def _read(type_: str, name: str, info) -> Found | None:
 
 
 class Announcement:
-    """Says that a service is here, until close(). Announcing takes a second or two, so it happens in a thread.
+    """Says that a service is here, until end(). In a thread of its own: probing for the name takes over a second.
 
-    Raises nothing: a network that cannot be told is logged.
+    `properties` helps to use it, never a stranger to get in.
     """
 
-    def __init__(self, type_: str, port: int, addresses: list[str], properties: dict[str, str]):
-        self.type, self.port, self.addresses, self.properties = type_, port, addresses, properties
-        self.zeroconf = None
-        threading.Thread(target=self._announce, name="announce", daemon=True).start()
+    def __init__(self, type_: str, host: str, port: int, properties: dict[str, str]):
+        self.type, self.host, self.port, self.properties = type_, host, port, properties
+        self._zeroconf = None
+        self._is_over = False
+        threading.Thread(target=self._begin, name="announcement", daemon=True).start()
 
-    def _announce(self) -> None:
+    def _begin(self) -> None:
         from zeroconf import ServiceInfo, Zeroconf
 
-        name = socket.gethostname().split(".")[0]
+        name = socket.gethostname().partition(".")[0]
+        addresses = addresses_of(self.host)
         info = ServiceInfo(
-            self.type, f"{name}-{self.port}.{self.type}", port=self.port, server=f"{name}.local.",
-            parsed_addresses=self.addresses, properties=self.properties,
+            self.type, f"{name}-{self.port}.{self.type}", addresses=[address.packed for address in addresses],
+            port=self.port, properties=self.properties, server=f"{name}.local.",
         )  # fmt: skip
         try:
-            self.zeroconf = Zeroconf()
-            self.zeroconf.register_service(info, allow_name_change=True)
-        except Exception as error:  # no multicast here, or a name that is taken everywhere
+            self._zeroconf = Zeroconf(interfaces=[str(address) for address in addresses])
+            self._zeroconf.register_service(info, allow_name_change=True)
+        except Exception as error:  # no multicast here: it works as well without being found
             log.warning("lan.not_announced error=%s", type(error).__name__)
+        if self._is_over:
+            self._take_back()
 
-    def close(self) -> None:
-        if self.zeroconf is not None:
-            self.zeroconf.close()
+    def end(self) -> None:
+        self._is_over = True
+        ending = threading.Thread(target=self._take_back, daemon=True)
+        ending.start()
+        ending.join(END_SECONDS)
+
+    def _take_back(self) -> None:
+        if self._zeroconf is not None:
+            with contextlib.suppress(Exception):
+                self._zeroconf.close()  # unregisters first
+
+
+def addresses_of(host: str) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses under which others reach what is bound to `host`."""
+    import psutil
+
+    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        with contextlib.suppress(ValueError):
+            return [ipaddress.IPv4Address(host)]
+    told = [
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == socket.AF_INET
+    ]
+    return [address for address in map(ipaddress.IPv4Address, told) if not address.is_loopback]

@@ -191,6 +191,11 @@ class CommandForm(forms.Form):
     action = forms.ChoiceField(choices=[(action.value, action.label) for action in BUTTONS])
 
 
+def model_keys(node: Node) -> list[str]:
+    """The models that the node has told of."""
+    return list(node.models.filter(gone_at=None).order_by("key").values_list("key", flat=True))
+
+
 class LayoutForm(forms.Form):
     """A model and a context: what would land where, or load it so."""
 
@@ -204,9 +209,8 @@ class LayoutForm(forms.Form):
     )
 
     def __init__(self, *args, node: Node, **kwargs):
-        super().__init__(*args, **kwargs)
-        keys = node.models.filter(gone_at=None).order_by("key").values_list("key", flat=True)
-        self.fields["model"].choices = [(key, key) for key in keys]
+        super().__init__(*args, auto_id="layout-%s", **kwargs)
+        self.fields["model"].choices = [("", "Choose a model"), *((key, key) for key in model_keys(node))]
 
     @property
     def parameters(self) -> dict:
@@ -237,10 +241,9 @@ class ProfileForm(forms.Form):
     strict_vram_limit = forms.BooleanField(required=False, label="Never spill over into shared memory")
 
     def __init__(self, *args, node: Node, gpus=None, **kwargs):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, auto_id="profile-%s", **kwargs)
         self.gpus = gpus
-        keys = node.models.filter(gone_at=None).order_by("key").values_list("key", flat=True)
-        self.fields["model"].choices = [("", "every model"), *((key, key) for key in keys)]
+        self.fields["model"].choices = [("", "every model"), *((key, key) for key in model_keys(node))]
 
     def clean_gpu_order(self):
         written = self.cleaned_data["gpu_order"].replace(",", " ").split()

@@ -6,11 +6,12 @@ from fleet import panels
 from fleet.advice import advise, explain
 from fleet.allocation.profile import Profile, Strategy
 from fleet.cards import cards
+from fleet.forms import model_keys
 from fleet.models import Command, Node, Sample
 from fleet.models.command import LABELS, LOAD, PLAN
 from fleet.models.profile import in_words
 
-FRAGMENTS = ("state", "machine", "commands", "plan", "panels", "sample")
+FRAGMENTS = ("state", "machine", "commands", "plan", "panels", "models", "sample")
 COMMANDS_SHOWN = 20
 ALWAYS = (("latency", "Answers in"),)
 OF_MACHINE = (("cpu", "CPU load"), ("ram", "RAM in use"))
@@ -50,6 +51,7 @@ def node_context(node: Node, user) -> dict:
         "graphs": (OF_GPUS if machine and machine.gpus else ()) + ALWAYS + (OF_MACHINE if machine else ()),
         "planned": planned(commands),
         "panels": panels.on_page(node, user),
+        "model_keys": model_keys(node),
         "point_json": json.dumps(sample.point) if sample else "",
     }
 

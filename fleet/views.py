@@ -8,7 +8,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from fleet import offers, pages
 from fleet.forms import CommandForm, LayoutForm, NodeForm, ProfileForm, TokenForm
-from fleet.models import AllocationProfile, Command, Node, Sample
+from fleet.models import AllocationProfile, Command, Kind, Node, Sample
 from fleet.models.command import LABELS, LOAD, PLAN
 
 RANGES = {"1h": 3600, "24h": 24 * 3600, "30d": 30 * 24 * 3600}  # seconds
@@ -30,7 +30,7 @@ def node_add(request):
     if not form.is_valid():
         return _node_form(request, form, status=422)
     if "test" in request.POST:
-        return _node_form(request, form, found=form.cleaned_data["kind"])
+        return _node_form(request, form, found=Kind(form.cleaned_data["kind"]).label)
     node = form.save()
     node.want_look()
     messages.success(request, f"{node} is added. Its models show up as soon as it was looked at.")
@@ -70,7 +70,8 @@ def node_detail(request, pk):
 def _node_page(request, node: Node, **forms) -> dict:
     context = pages.node_context(node, request.user) | {"section": "node_list", "profiles": node.profiles.all()}
     gpus = context["machine"].gpus if context["machine"] else None
-    return context | {"layout_form": LayoutForm(node=node), "profile_form": ProfileForm(node=node, gpus=gpus)} | forms
+    fresh = {"layout_form": LayoutForm(node=node), "profile_form": ProfileForm(node=node, gpus=gpus)}
+    return context | fresh | forms
 
 
 @require_GET

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemonpulse import __version__
 from fleet.agent import tls
 from fleet.agent.keys import AgentKey
 
@@ -43,7 +44,7 @@ def serve(address: Address, key: AgentKey, folder: Path, lmstudio_port: int | No
     from twisted.internet import reactor
     from twisted.internet.error import CannotListenError
 
-    from fleet.agent.announce import Announcement
+    from daemonpulse.lan import AGENT, Announcement
     from fleet.agent.server import listener
 
     doors = _doors(reactor, key, folder, lmstudio_port)
@@ -60,7 +61,8 @@ def serve(address: Address, key: AgentKey, folder: Path, lmstudio_port: int | No
         )
         return 1
     number = port.getHost().port
-    announcement = Announcement(address.host, number, bool(address.certificate)) if address.is_open else None
+    properties = {"version": __version__, "tls": "1" if address.certificate else "0"}
+    announcement = Announcement(AGENT, address.host, number, properties) if address.is_open else None
 
     def stop() -> None:
         port.stopListening()
@@ -92,7 +94,8 @@ def _doors(reactor, key: AgentKey, folder: Path, lmstudio_port: int | None):
     def manager(on_line=None) -> LMStudioManager:
         return LMStudioManager(home, port=lmstudio_port, on_line=on_line)
 
-    reader = MachineReader(survey=lambda: manager().query("survey"), folder=home.path)
+    survey = (lambda: manager().query("survey")) if home.is_bootstrapped else None
+    reader = MachineReader(survey=survey, folder=home.path)
     return Doors(
         reactor,
         Commands(key, folder, manager),

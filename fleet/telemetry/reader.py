@@ -107,7 +107,7 @@ class SurveyedMachine:
             gpus = gpus_from_survey(survey)
             self._known = gpus, ram_from_survey(survey), FROM_SURVEY if gpus else NONE_IN_SURVEY
         except Exception as error:
-            logger.warning("survey.failed error=%s", type(error).__name__)
+            logger.info("survey.failed error=%s", type(error).__name__)
             gpus, ram, _ = self._known
             self._known = gpus, ram, FROM_SURVEY if gpus else SURVEY_FAILED
         self._is_known = True

@@ -95,7 +95,7 @@ def test_it_serves_errors_that_the_policy_allows(page, client, alice, monkeypatc
         400: page.get("/", HTTP_HOST="evil.example"),
         403: Client(enforce_csrf_checks=True).post("/sign-in/"),
         404: page.get("/nothing/"),
-        405: page.get("/nodes/add/"),
+        405: page.get("/nodes/1/look/"),
         410: client.get("/sign-in/used/"),
         500: page.get("/settings/"),
     }

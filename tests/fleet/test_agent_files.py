@@ -197,8 +197,6 @@ def test_it_prints_both_logs(folder, capsys):
 
 
 def test_it_needs_no_django():
-    code = (
-        "import sys, fleet.agent.client, fleet.agent.server, fleet.agent.serving, fleet.agent.announce, fleet.agent.cli"
-    )
+    code = "import sys, daemonpulse.lan, fleet.agent.client, fleet.agent.server, fleet.agent.serving, fleet.agent.cli"
     check = f"{code}; sys.exit(any(name.startswith('django') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

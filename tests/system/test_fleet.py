@@ -87,7 +87,7 @@ def fleet(site) -> dict[str, dict]:
 
 
 def state_of(site, rig) -> str:
-    return site.rows(f"SELECT state FROM fleet_node WHERE name = '{rig.name}'")[0][0]  # noqa: S608
+    return site.rows(f"SELECT state FROM fleet_node WHERE name = '{rig.name}'")[0][0]
 
 
 def seconds_until(site, rig, state, limit) -> float:
@@ -154,7 +154,9 @@ def test_it_runs_commands_through_an_agent_and_both_ends_write_them_down(site, r
     ids = [row[0] for row in site.rows("SELECT id FROM fleet_command")]
     assert "server_start" in summary and "server_stop" in summary
     assert all(command_id.replace("-", "") in summary.replace("-", "") for command_id in ids)
-    script = "from fleet.models import Command; c = Command.objects.last(); print(c.envelope['id'], c.envelope['nonce'])"
+    script = (
+        "from fleet.models import Command; c = Command.objects.last(); print(c.envelope['id'], c.envelope['nonce'])"
+    )
     envelope_id = site.run("shell", "-v0", "-c", script).stdout.split()[0]
     assert envelope_id.replace("-", "") in {command_id.replace("-", "") for command_id in ids}
 

@@ -7,6 +7,8 @@ from daphne.http_protocol import WebRequest
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from daemonpulse import __version__
+
 # A viewer that went away without a word is let go after these seconds; until then its output is buffered.
 PING_SECONDS, PING_TIMEOUT_SECONDS = 20, 30
 
@@ -15,6 +17,15 @@ def keep_body_in_memory(request, length) -> None:
     """Twisted puts a body over 100 kB into a file, where it would lie as plain text. What is larger than Django
     takes is refused anyway, and may go there rather than into memory."""
     request.content = SpooledTemporaryFile(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1024)  # noqa: SIM115 - Twisted closes it
+
+
+def announce(host: str, port: int) -> None:
+    """Let others on the network find this server, unless only this machine can reach it anyway."""
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        return
+    from daemonpulse.lan import SERVER, Announcement
+
+    Announcement(SERVER, host, port, {"version": __version__, "tls": "0"})
 
 
 class Command(BaseCommand):
@@ -27,6 +38,7 @@ class Command(BaseCommand):
 
     def handle(self, *args, **options):
         WebRequest.gotLength = keep_body_in_memory
+        announce(options["host"], options["port"])
         CommandLineInterface().run(
             ["--bind", options["host"], "--port", str(options["port"]), "--no-server-name", "--verbosity", "0",
              "--ping-interval", str(PING_SECONDS), "--ping-timeout", str(PING_TIMEOUT_SECONDS),

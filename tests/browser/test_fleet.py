@@ -1,0 +1,111 @@
+"""The fleet as its keeper uses it: find the LM Studio of this machine, add it, test it, start it, watch it, stop it."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.browser.test_pages import RULES
+from tests.fleet.fake_lms_fixture import FakeLMStudio
+from tests.system.conftest import Installation
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    made = FakeLMStudio(tmp_path_factory.mktemp("studio"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def site(daemon, studio):
+    """An installation on the machine of that LM Studio."""
+    installation = Installation(daemon)
+    installation.environment["HOME"] = str(studio.home)
+    installation.up()
+    yield installation
+    installation.stop()
+
+
+def check(page):
+    """Nothing that axe finds, and nothing sideways, on a desk and on a phone."""
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        results = Axe().run(page, options=RULES)
+        assert results.violations_count == 0, results.generate_report()
+        sideways = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert sideways <= 0, f"{page.url} at {width} scrolls sideways by {sideways} px"
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, studio):
+    page = signed_in
+    page.goto(f"{site.url}/nodes/")
+    page.get_by_role("link", name="Add a node").click()
+
+    # Found and added.
+    offer = page.locator("#offers")
+    expect(offer).to_contain_text("LM Studio on this machine", timeout=10_000)
+    expect(offer).to_contain_text("its server is down")
+    check(page)
+    offer.get_by_role("button", name="Add it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("LM Studio on this machine")
+
+    # Tested: it does not answer, and the page says what to do.
+    state = page.locator("#node-state")
+    page.get_by_role("button", name="Test now").click()
+    expect(state).to_contain_text("offline", timeout=10_000)
+    expect(state).to_contain_text("its server is not running", timeout=10_000)
+    check(page)
+
+    # Started, with its output.
+    studio.configure(slow={"server start": 1.0})
+    state.get_by_role("button", name="Start the server").first.click()
+    expect(page.locator("#command-now")).to_contain_text("Start the server")
+    expect(state).to_contain_text("online", timeout=20_000)
+    page.locator("#node-history > summary").click()
+    expect(page.locator("#node-history")).to_contain_text("Success! Server is now running")
+    assert studio.state()["server"]
+
+    # Watched: its graphs grow, its models are there.
+    expect(page.locator("#node-panels")).to_contain_text("simulated/otter-8b", timeout=10_000)
+    latency = page.locator("figure[data-graph=latency]")
+    expect(latency.locator("canvas")).to_be_visible(timeout=10_000)
+    before = page.locator("#sample").get_attribute("data-sample")
+    expect(page.locator("#sample")).not_to_have_attribute("data-sample", before, timeout=10_000)
+    check(page)
+
+    # A plan, and a load as it says.
+    page.locator("#layout-model").select_option("simulated/otter-8b")  # which the page did not have when it came
+    page.locator("#layout-plan").click()
+    expect(page.locator("#node-plan")).to_contain_text("Needs", timeout=20_000)
+    page.locator("#layout-load").click()
+    expect(page.locator("#node-plan")).to_contain_text("After the load", timeout=20_000)
+    expect(page.locator("#node-panels")).to_contain_text("loaded", timeout=10_000)
+
+    # Stopped.
+    page.get_by_role("button", name="Stop the server").click()
+    expect(state).to_contain_text("offline", timeout=20_000)
+    assert not studio.state()["server"]
+
+    # On the overview too.
+    page.goto(f"{site.url}/nodes/")
+    card = page.get_by_role("article", name="LM Studio on this machine")
+    expect(card).to_contain_text("offline")
+    check(page)
+
+
+def test_it_tests_an_address_without_adding_it(signed_in, site, daemon):
+    page = signed_in
+    page.goto(f"{site.url}/nodes/add/")
+    page.get_by_label("Name").fill("only looking")
+    page.get_by_label("Address", exact=True).fill("http://127.0.0.1:9")
+    page.get_by_role("button", name="Test only").click()
+    expect(page.locator("#form-errors")).to_contain_text("Nothing answers at the node's address")
+    check(page)
+    page.get_by_label("Address", exact=True).fill(daemon.url.replace("127.0.0.1", "localhost"))
+    page.get_by_role("button", name="Test only").click()
+    expect(page.get_by_text("It answers, as LM Studio. Nothing is saved yet.")).to_be_visible()
+    page.goto(f"{site.url}/nodes/")
+    expect(page.locator("#nodes")).not_to_contain_text("only looking")

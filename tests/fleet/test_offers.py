@@ -1,0 +1,81 @@
+"""What is offered as a node: the LM Studio of this machine, agents and servers of the network. Nothing is added."""
+
+import pytest
+
+from daemonpulse import lan
+from fleet import offers
+from fleet.models import Node
+from tests.conftest import wait_for
+from tests.fleet.fake_lms_fixture import FakeLMStudio
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def studio(tmp_path):
+    made = FakeLMStudio(tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """Nobody has looked around before, and browsing stays on this machine."""
+    monkeypatch.setattr(offers, "_last", (-1e9, []))
+    monkeypatch.setattr(offers, "BROWSE_SECONDS", 0.1)
+
+
+def test_it_offers_an_lm_studio_that_is_installed_but_down(studio):
+    (offer,) = offers.here(studio.home)
+    assert offer.base_url == studio.url
+    assert "its server is down" in offer.detail
+
+
+def test_it_offers_nothing_where_there_is_nothing(tmp_path):
+    assert offers.here(tmp_path) == []
+
+
+def test_it_finds_what_announces_itself_and_no_more_when_it_is_gone():
+    agent = lan.Announcement(lan.AGENT, "127.0.0.1", 8643, {"tls": "1", "version": "0.1"})
+    server = lan.Announcement(lan.SERVER, "127.0.0.1", 8642, {"tls": "0"})
+    try:
+        found = wait_for(lambda: len(told := offers.network(["127.0.0.1"])) == 2 and told, 15)
+    finally:
+        agent.end()
+        server.end()
+    by_title = {offer.title.split(" on ")[0]: offer for offer in found}
+    assert by_title["Agent"].agent_url == "https://127.0.0.1:8643"
+    assert by_title["DaemonPulse"].link == "http://127.0.0.1:8642"
+    wait_for(lambda: offers.network(["127.0.0.1"]) == [], 15)
+
+
+def test_it_offers_what_is_not_a_node_yet_and_adds_nothing(client, alice, monkeypatch):
+    told = [
+        offers.Offer("LM Studio on this machine", "It answers.", base_url="http://127.0.0.1:1234"),
+        offers.Offer("Agent on <b>rig</b>", "It answers.", agent_url="https://192.0.2.1:8643"),
+    ]
+    monkeypatch.setattr(offers, "here", lambda: told[:1])
+    monkeypatch.setattr(offers, "network", lambda: told[1:])
+    client.force_login(alice)
+    html = client.get("/nodes/offers/").content.decode()
+    assert "LM Studio on this machine" in html
+    assert "Agent on &lt;b&gt;rig" in html
+    assert not Node.objects.exists()
+    Node.objects.create(name="here", base_url="http://127.0.0.1:1234")
+    Node.objects.create(name="rig", base_url="http://192.0.2.1:1234", agent_url="https://192.0.2.1:8643")
+    assert "Nothing new was found" in client.get("/nodes/offers/").content.decode()
+
+
+def test_it_looks_around_once_for_all_who_ask_at_the_same_time(monkeypatch):
+    times = []
+    monkeypatch.setattr(offers, "here", lambda: times.append(1) or [])
+    monkeypatch.setattr(offers, "network", lambda: [])
+    offers.look_around()
+    offers.look_around()
+    assert len(times) == 1
+
+
+@pytest.mark.parametrize("properties", [{}, {"tls": "<script>"}])
+def test_it_trusts_nothing_of_what_is_announced(properties):
+    offer = offers._offer(lan.Found(lan.AGENT, "x", "fe80::1", 8643, properties))
+    assert offer.agent_url == "http://[fe80::1]:8643"

@@ -89,7 +89,9 @@ def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
     with Telling(command, on_line) as telling:
         try:
             result = perform(command, telling)
-        except (LmsError, ActionFailed, ValueError) as error:
+        except (LmsError, ActionFailed) as error:
+            problem = f"{error} {error.advice}".strip()
+        except ValueError as error:
             problem = str(error)
         except DaemonError as error:
             problem = error.reason.explanation

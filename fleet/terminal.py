@@ -1,4 +1,7 @@
-"""Commands to a node from a terminal: the same rows and history as from the page, run in this process."""
+"""What the fleet's commands in a terminal share."""
+
+import sys
+from collections.abc import Callable
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -8,8 +11,17 @@ from fleet.models import Command as NodeCommand
 from fleet.models import Node
 
 
+class LightCommand(BaseCommand):
+    """A command that `daemonpulse` runs without Django (see daemonpulse/cli.py), listed by `help` all the same."""
+
+    run_main: Callable[[list[str]], int]
+
+    def run_from_argv(self, argv):
+        sys.exit(type(self).run_main(argv[2:]))
+
+
 class NodeActionCommand(BaseCommand):
-    """Base of `daemon_start` and its like; subclasses name the action."""
+    """Base of `daemon_start` and its like: the same rows and history as from the page, run in this process."""
 
     action: Action
 

@@ -1,14 +1,9 @@
 """`manage.py simulate`: the same as `daemonpulse simulate`."""
 
-import sys
-
-from django.core.management.base import BaseCommand
-
 from fleet.simulator.cli import main
+from fleet.terminal import LightCommand
 
 
-class Command(BaseCommand):
+class Command(LightCommand):
     help = "Runs the simulated daemon. See `daemonpulse simulate --help`."
-
-    def run_from_argv(self, argv):
-        sys.exit(main(argv[2:]))
+    run_main = staticmethod(main)

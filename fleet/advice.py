@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fleet.daemons.errors import Reason
 from fleet.lms.actions import Action
 from fleet.lms.manager import State as Managed
-from fleet.models.node import Node, State
+from fleet.models.node import Kind, Node, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ def advise(node: Node, status: dict | None) -> Advice | None:
     if not node.is_enabled:
         return Advice("It gets no new prompts. What runs there goes on to its end.")
     if node.state == State.ONLINE:
-        return None
+        told = status.get("advice") if node.can_be_managed and status else ""
+        return Advice(str(told)) if told else None
     if node.state == State.STALLED:
         return Advice("It answers, but takes longer than 5 seconds. It may be overloaded, or the network slow.")
     if node.state == State.UNAUTHORIZED:
@@ -31,6 +32,8 @@ def advise(node: Node, status: dict | None) -> Advice | None:
     if node.can_be_managed and status:
         return _managed(node, status)
     if node.can_be_managed or node.is_simulated:
+        return Advice(node.reason_explanation)
+    if node.kind != Kind.LMSTUDIO:
         return Advice(node.reason_explanation)
     return Advice(f"{node.reason_explanation} With an agent on its machine it could be started from here.")
 

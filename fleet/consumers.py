@@ -25,8 +25,8 @@ class FleetConsumer(LiveConsumer):
         self.refresher: asyncio.Task | None = None
         self.sent: dict[int, str] = {}
         self.permissions = await in_thread(self.user.get_all_permissions)()
-        await attention().begin(ALL)
         self.is_watching = True
+        await attention().begin(ALL)
         return ["all.node", "all.model", "all.reading", "all.command"]
 
     async def disconnect(self, code):
@@ -79,8 +79,8 @@ class NodeConsumer(RefreshingConsumer):
         self.pk = self.scope["url_route"]["kwargs"]["pk"]
         if not await in_thread(Node.objects.filter(pk=self.pk).exists)():
             return None
-        await attention().begin(self.pk)
         self.is_watching = True
+        await attention().begin(self.pk)
         return [f"{noun}.{self.pk}" for noun in ("node", "reading", "command", "model")]
 
     async def disconnect(self, code):

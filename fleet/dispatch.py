@@ -18,14 +18,17 @@ class Dispatcher:
 
     def __init__(self):
         self.pool = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="command")
+        self.handed: set = set()  # pks that have a thread, or wait for one
 
     def step(self) -> None:
         Command.rescue()
         open_ones = list(Command.objects.open().select_related("node").order_by("asked_at"))
-        busy = {command.node_id for command in open_ones if command.state == Command.State.RUNNING}
+        taken = (c for c in open_ones if c.state == Command.State.RUNNING or c.pk in self.handed)
+        busy = {command.node_id for command in taken}
         for command in open_ones:
             if command.state == Command.State.WAITING and command.node_id not in busy:
                 busy.add(command.node_id)
+                self.handed.add(command.pk)
                 self.pool.submit(self._run, command)
 
     def _run(self, command: Command) -> None:
@@ -34,3 +37,5 @@ class Dispatcher:
             operations.run(command)
         except Exception:
             log.exception("command.lost command=%s", command.pk)
+        finally:
+            self.handed.discard(command.pk)

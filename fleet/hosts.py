@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from fleet.agent.client import AgentClient
+from fleet.agent.client import ActionFailed, AgentClient
 from fleet.agent.keys import AgentKey
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.lms.actions import Action, execute
@@ -99,3 +99,23 @@ def host_of(node: Node) -> Host | None:
         parts = urlsplit(node.base_url)
         return ThisMachine(parts.port or (443 if parts.scheme == "https" else 80), node.token)
     return None
+
+
+# What goes wrong with an agent is worded for agents; the daemon's own words name the wrong place.
+OF_AGENT = {
+    Reason.UNREACHABLE: "Nothing answers at the address of its agent. Is the agent running there?",
+    Reason.TIMEOUT: "Its agent takes too long to answer.",
+    Reason.CUT: "The connection to its agent broke.",
+    Reason.UNAUTHORIZED: "Its agent refused our key. `daemonpulse agent key` prints the right one there.",
+}
+
+
+def explain(error: DaemonError, node: Node) -> str:
+    """What went wrong with a node's machine, and what to do, for people."""
+    if isinstance(error, ActionFailed):
+        return f"{error} {error.advice}".strip()
+    if not node.agent_url:
+        return error.reason.explanation
+    if error.detail.endswith("."):  # a sentence of ours (fleet/agent/client.py)
+        return f"Its agent: {error.detail}"
+    return OF_AGENT.get(error.reason, "What answers at the address of its agent is not an agent.")

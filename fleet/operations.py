@@ -5,16 +5,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from fleet import layout
 from fleet.agent.client import ActionFailed
 from fleet.daemons.errors import DaemonError
-from fleet.hosts import host_of
+from fleet.hosts import explain, host_of
 from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
-from fleet.models import Command
-from fleet.models.command import LOAD, PLAN
+from fleet.models import Command, Node
+from fleet.models.command import LOAD, MAX_OUTPUT, PLAN
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ class Telling:
 
     def __init__(self, command: Command, on_line: Callable[[str], None] | None = None):
         self.command, self.on_line = command, on_line
-        self.lines: list[str] = []
+        self.output = ""
         self.progress: float | None = None
         self.is_over = threading.Event()
         self.is_news = threading.Event()
         self.thread = threading.Thread(target=self._tell, name="telling", daemon=True)
 
     def line(self, text: str) -> None:
-        self.lines.append(text)
+        self.output = f"{self.output}{text}\n"[-MAX_OUTPUT:]
         if self.on_line:
             self.on_line(text)
         self.is_news.set()
@@ -51,22 +51,23 @@ class Telling:
         self.progress = progress
         self.is_news.set()
 
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
-
     def _tell(self) -> None:
-        while not self.is_over.is_set():
-            is_news = self.is_news.wait(BEAT_SECONDS)
-            if self.is_over.is_set():
-                return
-            self.is_news.clear()
-            try:
-                close_old_connections()
-                self.command.beat(self.output if is_news else None, self.progress if is_news else None)
-            except Exception:
-                log.exception("command.beat_failed command=%s", self.command.pk)
-            time.sleep(TELL_SECONDS)
+        try:
+            while not self.is_over.is_set():
+                is_news = self.is_news.wait(BEAT_SECONDS)
+                self.is_news.clear()
+                self._beat(is_news)
+                self.is_over.wait(TELL_SECONDS)
+        finally:
+            connections.close_all()  # this thread's
+
+    def _beat(self, is_news: bool) -> None:
+        """A beat that fails must not end what runs: the next one may go through."""
+        try:
+            close_old_connections()
+            self.command.beat(self.output if is_news else None, self.progress if is_news else None)
+        except Exception:
+            log.exception("command.beat_failed command=%s", self.command.pk)
 
     def __enter__(self) -> "Telling":
         self.thread.start()
@@ -76,8 +77,8 @@ class Telling:
         self.is_over.set()
         self.is_news.set()
         self.thread.join()
-        if self.lines or self.progress is not None:
-            self.command.beat(self.output, self.progress)
+        if self.output or self.progress is not None:
+            self._beat(is_news=True)
 
 
 def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
@@ -89,12 +90,15 @@ def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
     with Telling(command, on_line) as telling:
         try:
             result = perform(command, telling)
-        except (LmsError, ActionFailed) as error:
+        except LmsError as error:
             problem = f"{error} {error.advice}".strip()
+        except ActionFailed as error:
+            problem = explain(error, command.node)
+        except DaemonError as error:
+            problem = error.reason.explanation if command.action == LOAD else explain(error, command.node)
+            telling.line(error.detail or problem)
         except ValueError as error:
             problem = str(error)
-        except DaemonError as error:
-            problem = error.reason.explanation
         except Exception:
             log.exception("command.failed action=%s node=%s", command.action, command.node_id)
             problem = "Something went wrong that was not foreseen; the server's log has it."
@@ -106,9 +110,15 @@ def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
     return True
 
 
+def is_busy(node: Node) -> bool:
+    """A command runs there: one at a time."""
+    return node.commands.filter(state=Command.State.RUNNING).exists()
+
+
 def wait(command: Command) -> None:
-    """Sleep a moment, and read the command's row again: somebody else runs it."""
+    """Sleep a moment, and read the command's row again: somebody else may run it, or may have died over it."""
     time.sleep(WAIT_SECONDS)
+    Command.rescue()
     command.refresh_from_db()
 
 

@@ -35,10 +35,10 @@ class NodeActionCommand(BaseCommand):
     def handle(self, *args, **options):
         node = managed_node(options["node"])
         command = NodeCommand.ask(node, self.action)
-        operations.run(command, on_line=self.stdout.write)
-        command.refresh_from_db()
-        while command.is_open:  # the worker was faster
-            operations.wait(command)
+        while command.is_open:
+            if not operations.is_busy(node):
+                operations.run(command, on_line=self.stdout.write)
+            operations.wait(command)  # the worker was faster, or is at another command of this node
         if command.state != NodeCommand.State.DONE:
             raise CommandError(command.problem)
         self.stdout.write(f"{node}: done.")

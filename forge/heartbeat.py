@@ -6,19 +6,20 @@ also for the state of LM Studio itself.
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from django.db import DatabaseError, connections
+from django.db.models import Q
 from django.utils import timezone
 
 from daemonpulse.models.event import writing
 from fleet import orphans
 from fleet.daemons.errors import DaemonError
 from fleet.heartbeat import Interest, period, status_period
-from fleet.hosts import host_of
+from fleet.hosts import explain, host_of
 from fleet.lms.cli import LmsError
-from fleet.models import ANSWERING, Node, Reading, Sample, State
+from fleet.models import ANSWERING, Kind, Node, Reading, Sample, State
 from fleet.models.node import STALLED_SECONDS
 from fleet.telemetry.readings import Machine
 from forge import inventory
@@ -26,38 +27,32 @@ from forge.models import Model
 
 log = logging.getLogger(__name__)
 
-MAX_LOOKS = 16  # at the same time; a silent node holds its place for seconds
+MAX_THREADS = 16  # a silent node holds one for seconds
 NEVER = -1e9
 
 
 class Heartbeat:
-    """`step()` starts the looks that are due; they run in threads, so that a slow node holds up no other."""
+    """`step()` starts the looks that are due. They run in threads: a slow node or machine holds up no other."""
 
     def __init__(self):
-        self.pool = ThreadPoolExecutor(MAX_LOOKS, thread_name_prefix="look")
+        self.pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="look")
         self.looked_at: dict[int, float] = {}
         self.active_at: dict[int, float] = {}
         self.status_at: dict[int, float] = {}
-        self.looking: dict[int, float] = {}  # node → since when
+        # (what is asked, node) → since when, None while it waits for a thread
+        self.running: dict[tuple[str, int], float | None] = {}
 
     def step(self, working: set[int], is_awaited: bool) -> None:
         """`working`: ids of nodes on which something runs; `is_awaited`: prompts wait for some node."""
         now = time.monotonic()
-        for node in Node.objects.enabled():
+        for node in Node.objects.filter(Q(is_enabled=True) | Q(look_wanted_at__isnull=False)):
             interest = self._interest(node, now, node.pk in working, is_awaited)
-            if (since := self.looking.get(node.pk)) is not None:
-                if now - since > STALLED_SECONDS and node.state == State.ONLINE:
+            if ("daemon", node.pk) in self.running:
+                since = self.running["daemon", node.pk]
+                if since is not None and now - since > STALLED_SECONDS and node.state == State.ONLINE:
                     node.late()
             elif now - self.looked_at.get(node.pk, NEVER) >= period(interest):
-                self._begin(node, interest, now)
-
-    def _begin(self, node: Node, interest: Interest, now: float) -> None:
-        self.looked_at[node.pk] = self.looking[node.pk] = now
-        rest = status_period(interest.is_answering, interest.is_watched)
-        with_status = interest.is_wanted or now - self.status_at.get(node.pk, NEVER) >= rest
-        if with_status:
-            self.status_at[node.pk] = now
-        self.pool.submit(self._look, node, with_status)
+                self._look(node, interest, now)
 
     def _interest(self, node: Node, now: float, is_working: bool, is_awaited: bool) -> Interest:
         is_watched = node.watched_until is not None and node.watched_until > timezone.now()
@@ -72,34 +67,58 @@ class Heartbeat:
             since_active=now - self.active_at.get(node.pk, NEVER),
         )
 
-    def _look(self, node: Node, with_status: bool) -> None:
+    def _look(self, node: Node, interest: Interest, now: float) -> None:
+        self.looked_at[node.pk] = now
+        node.looked()
+        self._start("daemon", node, self._ask)
+        rest = status_period(interest.is_answering, interest.is_watched)
+        is_due = interest.is_wanted or now - self.status_at.get(node.pk, NEVER) >= rest
+        if is_due and node.can_be_managed:
+            self.status_at[node.pk] = now
+            self._start("status", node, keep_status)
+
+    def _ask(self, node: Node) -> None:
+        answer = ask_daemon(node)
+        if not self._start("machine", node, keep_machine, answer):
+            Sample.take(node, answer.latency_or_none, None)  # its machine has not answered the last time yet
+
+    def _start(self, what: str, node: Node, function: Callable, *args) -> bool:
+        """Run it in a thread, unless it still runs for this node."""
+        if (what, node.pk) in self.running:
+            return False
+        self.running[what, node.pk] = None
+        self.pool.submit(self._run, what, node, function, *args)
+        return True
+
+    def _run(self, what: str, node: Node, function: Callable, *args) -> None:
+        self.running[what, node.pk] = time.monotonic()
         try:
-            look(node, with_status)
+            function(node, *args)
         except DatabaseError:
-            log.exception("node.look_failed node=%s", node.pk)
+            log.exception("node.look_failed what=%s node=%s", what, node.pk)
             connections.close_all()  # this thread's; a broken one would stay broken
         except Exception:
-            log.exception("node.look_failed node=%s", node.pk)
+            log.exception("node.look_failed what=%s node=%s", what, node.pk)
         finally:
-            self.looking.pop(node.pk, None)
+            del self.running[what, node.pk]
 
 
-def look(node: Node, with_status: bool = False) -> bool:
-    """Look at a node and at its machine, and keep what they say. True when the daemon answered."""
-    wanted_at = node.look_wanted_at
+def ask_daemon(node: Node) -> inventory.Answer:
+    """Ask the daemon for its models, and keep what it says."""
     answer = inventory.ask(node)
     inventory.record(node, answer)
+    return answer
+
+
+def keep_machine(node: Node, answer: inventory.Answer) -> None:
+    """Ask the machine for its figures, and keep them with how fast the daemon has just answered."""
     machine, problem = read_machine(node)
-    with suppress(Node.DoesNotExist), writing():
-        if wanted_at is not None:
-            Node.objects.filter(pk=node.pk, look_wanted_at=wanted_at).update(look_wanted_at=None)
+    with writing():
         if not Node.objects.filter(pk=node.pk).exists():
-            return False  # it was removed meanwhile
-        keep_machine(node, machine, problem)
-        Sample.take(node, answer.latency_seconds if answer.error is None else None, machine)
-    if with_status and node.can_be_managed:
-        keep_status(node)
-    return answer.error is None
+            return  # it was removed meanwhile
+        if machine is not None or problem:
+            _keep(Reading.of(node), node, machine, problem, answer)
+        Sample.take(node, answer.latency_or_none, machine)
 
 
 def read_machine(node: Node) -> tuple[Machine | None, str]:
@@ -109,19 +128,17 @@ def read_machine(node: Node) -> tuple[Machine | None, str]:
     try:
         return host_of(node).telemetry(), ""
     except DaemonError as error:
-        return None, f"Its agent: {error.reason.explanation}" if node.agent_url else error.reason.explanation
+        return None, explain(error, node)
 
 
-def keep_machine(node: Node, machine: Machine | None, problem: str) -> None:
-    if machine is None and not problem:
-        return
-    reading = Reading.of(node)
+def _keep(reading: Reading, node: Node, machine: Machine | None, problem: str, answer: inventory.Answer) -> None:
     if machine is None:
         reading.missed(problem)
         return
     reading.keep(machine)
-    loaded = list(Model.objects.present().filter(node=node).values_list("loaded", flat=True))
-    reading.note_orphans(orphans.find(machine, loaded))
+    knows_loaded = answer.error is None and node.kind == Kind.LMSTUDIO and not node.is_simulated
+    loaded = Model.objects.present().filter(node=node).values_list("loaded", flat=True) if knows_loaded else []
+    reading.note_orphans(orphans.find(machine, list(loaded)))
 
 
 def keep_status(node: Node) -> None:
@@ -130,5 +147,6 @@ def keep_status(node: Node) -> None:
         status = host_of(node).status()
     except (DaemonError, LmsError) as error:
         log.info("node.status_unknown node=%s error=%s", node.pk, type(error).__name__)
-        return
-    Reading.of(node).keep_status(status)
+        status = None
+    if Node.objects.filter(pk=node.pk).exists():
+        Reading.of(node).keep_status(status)

@@ -4,10 +4,10 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from django.db import transaction
 from django.utils import timezone
 
 from daemonpulse.models.event import record as record_event
+from daemonpulse.models.event import writing
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.types import ModelInfo
 from fleet.models import Node
@@ -25,6 +25,11 @@ class Answer:
     models: list[ModelInfo] = field(default_factory=list)
     latency_seconds: float = 0.0
     error: DaemonError | None = None
+
+    @property
+    def latency_or_none(self) -> float | None:
+        """None when there was no answer."""
+        return self.latency_seconds if self.error is None else None
 
 
 def look(node: Node) -> bool:
@@ -59,7 +64,7 @@ def record(node: Node, answer: Answer) -> None:
 def keep(node: Node, told: list[ModelInfo]) -> bool:
     """Make the rows of a node equal to what it told; True when something changed."""
     told = list({info.key: info for info in told}.values())  # a daemon may tell a model twice
-    with transaction.atomic():
+    with writing():
         rows = {row.key: row for row in Model.objects.filter(node=node)}
         now = timezone.now()
         changed = [_new_or_changed(node, rows.get(info.key), info) for info in told]

@@ -27,9 +27,3 @@ def gib_number(value: int | None) -> str:
 def rounded(value: float | None) -> str:
     """A figure without decimals, "94"; "?" when unknown."""
     return "?" if value is None else f"{value:.0f}"
-
-
-@register.filter
-def share(part: float | None, whole: float | None) -> float | None:
-    """Percent of the whole, None when one of them is unknown."""
-    return None if part is None or not whole else 100 * part / whole

@@ -19,6 +19,7 @@ LABELS = {action.value: action.label for action in Action} | {PLAN: "Plan a load
 
 LEASE = timedelta(seconds=20)
 MAX_OUTPUT = 100_000  # characters; the end is kept
+SHOWN_OUTPUT = 6_000
 KEPT_PER_NODE = 500
 UNFINISHED = "The process that ran it ended. Whether it took effect shows in the node's state."
 
@@ -78,6 +79,11 @@ class Command(models.Model):
         return LABELS.get(self.action, self.action)
 
     @property
+    def output_end(self) -> str:
+        """As much of the output as a page shows."""
+        return self.output if len(self.output) <= SHOWN_OUTPUT else f"…{self.output[-SHOWN_OUTPUT:]}"
+
+    @property
     def is_open(self) -> bool:
         return self.state in {State.WAITING, State.RUNNING}
 
@@ -121,13 +127,13 @@ class Command(models.Model):
         if progress is not None:
             fields["progress"] = self.progress = progress
         with writing():
-            self.save(update_fields=list(fields))
-            if len(fields) > 1:
+            is_there = Command.objects.filter(pk=self.pk).update(**fields)
+            if is_there and len(fields) > 1:
                 record("command.told", self.node_id, action=self.action)
 
     def keep_envelope(self, envelope: dict) -> None:
         self.envelope = envelope
-        self.save(update_fields=["envelope"])
+        Command.objects.filter(pk=self.pk).update(envelope=envelope)
 
     @classmethod
     def rescue(cls) -> int:

@@ -142,15 +142,16 @@ class Node(models.Model):
         self.look_wanted_at = timezone.now()
         Node.objects.filter(pk=self.pk).update(look_wanted_at=self.look_wanted_at)
 
+    def looked(self) -> None:
+        """The look that was wanted begins; done first, so that one that fails is not tried for ever."""
+        if self.look_wanted_at is not None:
+            Node.objects.filter(pk=self.pk, look_wanted_at=self.look_wanted_at).update(look_wanted_at=None)
+
     @classmethod
     def watch(cls, pks: list[int] | None, seconds: float) -> None:
         """Somebody looks at these nodes (None: at all) for the next seconds."""
         nodes = cls.objects.enabled() if pks is None else cls.objects.filter(pk__in=pks)
         nodes.update(watched_until=timezone.now() + timedelta(seconds=seconds))
-
-    def set_token(self, token: str) -> None:
-        """Use another token from now on; the state is unknown until the next look."""
-        self.change(token=token)
 
     def change(self, **fields) -> None:
         """Change what a person may; where it is reached otherwise, its state is unknown until the next look."""
@@ -161,7 +162,15 @@ class Node(models.Model):
             setattr(self, name, value)
         with writing():
             self.save(update_fields=list(fields))
+            if {"base_url", "agent_url"} & set(fields):
+                self.forget_machine()
             record("node.changed", self.pk)
+
+    def forget_machine(self) -> None:
+        """It is another machine from now on: what was read of the old one is not true of it."""
+        from fleet.models.reading import Reading
+
+        Reading.objects.filter(node=self).delete()
 
     def enable(self) -> None:
         self._switch(True)

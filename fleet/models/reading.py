@@ -13,6 +13,7 @@ from fleet.telemetry.readings import Machine
 # Seconds per sample → how long such samples are kept. 0: every sample as it came.
 GRAINS = {0: timedelta(hours=1), 60: timedelta(hours=24), 900: timedelta(days=30)}
 
+OLD_AFTER = timedelta(seconds=45)  # a scout comes every 12 s
 GPU_FIGURES = ("vram", "utilization", "temperature", "power")  # in the order of a sample's `gpus`
 
 
@@ -47,8 +48,15 @@ class Reading(models.Model):
     def missed(self, problem: str) -> None:
         """The machine could not be read, for this reason; the last reading stays, with its age."""
         self._change(problem=problem[:300])
+        self.note_orphans([])
 
-    def keep_status(self, status: dict) -> None:
+    @property
+    def is_old(self) -> bool:
+        """Too old to be shown without its age."""
+        return self.read_at is not None and timezone.now() - self.read_at > OLD_AFTER
+
+    def keep_status(self, status: dict | None) -> None:
+        """What LM Studio's own command line says; None: it could not be asked."""
         with writing():
             self._change(status_json=status, status_at=timezone.now())
             record("reading.taken", self.node_id)

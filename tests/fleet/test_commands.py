@@ -1,5 +1,6 @@
 """What nodes are told to do: states, leases, threads, output and what stays of it."""
 
+import itertools
 import threading
 from datetime import timedelta
 
@@ -47,7 +48,9 @@ def rig(db):
 
 
 def kinds():
-    return list(Event.objects.filter(kind__startswith="command").order_by("id").values_list("kind", flat=True))
+    """What the event log says of commands; that a command said something, several times in a row, counts once."""
+    told = Event.objects.filter(kind__startswith="command").order_by("id").values_list("kind", flat=True)
+    return [kind for kind, _ in itertools.groupby(told)]
 
 
 # States
@@ -122,7 +125,7 @@ def test_it_does_it_and_keeps_what_it_said(rig, host, alice):
     assert operations.run(command, heard.append)
     row = Command.objects.get()
     assert (row.state, row.result, row.problem) == ("done", {"server_running": True}, "")
-    assert row.output == heard[0] == "Success! Server is now running on port 1234"
+    assert row.output == f"{heard[0]}\n" == "Success! Server is now running on port 1234\n"
     assert rig_host.told == [("server_start", {}, str(command.pk))]
     assert kinds() == ["command.asked", "command.running", "command.told", "command.done"]
     assert Node.objects.get().look_wanted_at is not None  # its new state is wanted at once
@@ -142,7 +145,7 @@ def test_its_output_is_there_while_it_runs(rig, host):
     dispatcher = Dispatcher()
     Command.ask(rig, "daemon_down")
     dispatcher.step()
-    wait_for(lambda: Command.objects.get().output == "Shutting down llmster...")
+    wait_for(lambda: Command.objects.get().output == "Shutting down llmster...\n")
     assert Command.objects.get().state == "running"
     go_on.set()
     wait_for(lambda: Command.objects.get().state == "done")
@@ -210,6 +213,24 @@ def test_it_runs_one_at_a_time_on_a_node_and_several_on_several(rig, host):
     assert max(most) == 2
 
 
+@pytest.mark.django_db(transaction=True)
+def test_it_ends_in_peace_when_its_node_is_removed_meanwhile(rig, host, caplog):
+    host(lambda on_line: on_line("a line") or Node.objects.get().remove() or {})
+    operations.run(Command.ask(rig, "daemon_down"))
+    assert not Command.objects.exists()
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_hands_a_command_to_one_thread_only(rig, host, monkeypatch):
+    dispatcher, handed = Dispatcher(), []
+    monkeypatch.setattr(dispatcher.pool, "submit", lambda function, command: handed.append(command.pk))
+    Command.ask(rig, "server_stop")
+    for _ in range(5):  # no thread is free
+        dispatcher.step()
+    assert len(handed) == 1
+
+
 # What stays of it
 
 
@@ -227,7 +248,7 @@ def test_its_payload_is_unreadable_on_the_disk_and_its_line_is_not(rig, host):
     assert "secret" not in told
     row = Command.objects.get()
     assert (row.output, row.result, row.parameters) == (
-        "said-secret", {"result": "result-secret"}, {"model": "model-secret"},
+        "said-secret\n", {"result": "result-secret"}, {"model": "model-secret"},
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Looks at nodes: when each is due, and what a look keeps. The nodes are real servers, or nobody."""
 
 import dataclasses
+import threading
 import time
 from datetime import timedelta
 
@@ -12,7 +13,8 @@ from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node, Reading, Sample
 from fleet.telemetry.readings import Gpu, GpuProcess, Machine
 from forge import heartbeat
-from forge.heartbeat import Heartbeat, look
+from forge.heartbeat import Heartbeat, ask_daemon, keep_machine, keep_status
+from forge.inventory import Answer
 from forge.models import Model
 from tests.conftest import wait_for
 from tests.fleet.test_http import CannedServer
@@ -53,11 +55,11 @@ def host(monkeypatch):
 
 @pytest.fixture
 def looked(monkeypatch):
-    """The names of the nodes that were looked at (with their status: in capitals); nothing is sent to them."""
+    """The names of the nodes that were looked at, in capitals where LM Studio itself was asked too; nothing is sent."""
     seen = []
-    monkeypatch.setattr(
-        heartbeat, "look", lambda node, with_status: seen.append(node.name.upper() if with_status else node.name)
-    )
+    monkeypatch.setattr(heartbeat, "ask_daemon", lambda node: seen.append(node.name) or Answer())
+    monkeypatch.setattr(heartbeat, "keep_machine", lambda node, answer: None)
+    monkeypatch.setattr(heartbeat, "keep_status", lambda node: seen.__setitem__(-1, node.name.upper()))
     return seen
 
 
@@ -67,6 +69,16 @@ def beat(monkeypatch, looked):
     made = Heartbeat()
     monkeypatch.setattr(made.pool, "submit", lambda function, *args: function(*args))
     return made
+
+
+def look(node, with_status=False):
+    """All of a look, one thing after the other."""
+    node.looked()
+    answer = ask_daemon(node)
+    keep_machine(node, answer)
+    if with_status:
+        keep_status(node)
+    return answer.error is None
 
 
 def earlier(beat, seconds):
@@ -125,16 +137,16 @@ def test_it_looks_at_once_when_somebody_asks(node, beat, looked):
 
 def test_it_does_not_let_a_slow_node_hold_up_the_others(node, beat, looked):
     attic = Node.objects.create(name="attic", base_url="http://127.0.0.1:10")
-    beat.looking[attic.pk] = time.monotonic()  # still at it
+    beat.running["daemon", attic.pk] = time.monotonic()  # still at it
     beat.step(set(), is_awaited=False)
     assert looked == ["BOX"]
 
 
 def test_it_says_that_a_node_is_late_before_it_gives_up_on_it(node, beat, looked):
-    beat.looking[node.pk] = time.monotonic() - 4.9
+    beat.running["daemon", node.pk] = time.monotonic() - 4.9
     beat.step(set(), is_awaited=False)
     assert Node.objects.get().state == "online"
-    beat.looking[node.pk] -= 0.2
+    beat.running["daemon", node.pk] -= 0.2
     beat.step(set(), is_awaited=False)
     beat.step(set(), is_awaited=False)
     assert (Node.objects.get().state, looked) == ("stalled", [])
@@ -142,9 +154,9 @@ def test_it_says_that_a_node_is_late_before_it_gives_up_on_it(node, beat, looked
 
 
 def test_it_goes_on_after_a_look_that_crashed(node, beat, monkeypatch):
-    monkeypatch.setattr(heartbeat, "look", lambda node, with_status: 1 / 0)
+    monkeypatch.setattr(heartbeat, "ask_daemon", lambda node: 1 / 0)
     beat.step(set(), is_awaited=False)
-    assert not beat.looking
+    assert not beat.running
 
 
 @pytest.mark.django_db(transaction=True)
@@ -152,7 +164,7 @@ def test_it_looks_in_threads_of_its_own(node, looked):
     beat = Heartbeat()
     try:
         beat.step(set(), is_awaited=False)
-        wait_for(lambda: looked == ["BOX"] and not beat.looking)
+        wait_for(lambda: looked == ["BOX"] and not beat.running)
     finally:
         beat.pool.shutdown()
 
@@ -188,20 +200,66 @@ def test_it_keeps_the_last_reading_when_the_machine_is_silent(node, host):
 
 def test_it_asks_no_machine_where_there_is_no_way_to_it(node, host):
     Node.objects.update(base_url="http://192.0.2.1:9")
-    heartbeat.keep_machine(node, *heartbeat.read_machine(Node.objects.get()))
+    keep_machine(Node.objects.get(), Answer())
     assert host.asked == 0
     assert not Reading.objects.exists()
 
 
-def test_it_asks_for_the_state_of_lm_studio_when_that_is_due(node, host):
+@pytest.mark.django_db(transaction=True)
+def test_a_machine_that_hangs_holds_up_neither_its_daemon_nor_calls_it_late(node, host, monkeypatch):
+    go_on, asked = threading.Event(), []
+    monkeypatch.setattr(heartbeat, "ask_daemon", lambda node: asked.append(1) or Answer())
+    monkeypatch.setattr(host, "telemetry", lambda: go_on.wait(10) and MACHINE)
+    beat = Heartbeat()
+    for count in (1, 2, 3):
+        node.want_look()
+        beat.step(set(), is_awaited=False)
+        wait_for(lambda count=count: len(asked) == count and ("daemon", node.pk) not in beat.running)
+    beat.running["machine", node.pk] -= 6
+    beat.step(set(), is_awaited=False)
+    assert Node.objects.get().state == "online"
+    go_on.set()
+    wait_for(lambda: not beat.running)
+    beat.pool.shutdown()
+    assert Sample.objects.count() == 3
+
+
+def test_it_gives_up_a_wish_for_a_look_that_fails(node, beat, looked, monkeypatch):
+    beat.step(set(), is_awaited=False)
+    monkeypatch.setattr(heartbeat, "ask_daemon", lambda node: 1 / 0)
+    node.want_look()
+    beat.step(set(), is_awaited=False)
+    assert Node.objects.get().look_wanted_at is None
+
+
+def test_it_looks_at_a_switched_off_node_when_somebody_asks(node, beat, looked):
+    node.disable()
+    beat.step(set(), is_awaited=False)
+    assert looked == []
+    node.want_look()
+    beat.step(set(), is_awaited=False)
+    beat.step(set(), is_awaited=False)
+    assert looked == ["BOX"]
+
+
+def test_it_asks_for_the_state_of_lm_studio_when_that_is_due(node, host, monkeypatch):
     look(node)
     assert Reading.objects.get().status_json is None
     look(node, with_status=True)
     assert Reading.objects.get().status_json == {"state": "ready"}
+    monkeypatch.setattr(host, "status", lambda: raises(DaemonError(Reason.UNREACHABLE)))
+    look(node, with_status=True)
+    assert Reading.objects.get().status_json is None  # what was true a while ago may not be
+
+
+def raises(error):
+    raise error
+
+
+def test_it_asks_only_an_lm_studio_for_its_own_state(node, beat, looked):
     Node.objects.update(kind="openai")
-    host.said = {"state": "server_down"}
-    look(Node.objects.get(), with_status=True)
-    assert Reading.objects.get().status_json == {"state": "ready"}  # it is no LM Studio
+    beat.step(set(), is_awaited=False)
+    assert looked == ["box"]
 
 
 def test_it_is_stalled_when_it_answers_late(node):
@@ -225,7 +283,15 @@ def test_it_calls_a_silent_node_offline_and_a_late_one_stalled(node, monkeypatch
 # Orphaned VRAM
 
 
-def test_it_tells_of_vram_that_is_held_for_nothing(node, host):
+@pytest.fixture
+def answering(node, monkeypatch):
+    """The daemon of `node` answers, with the models it has had before."""
+    monkeypatch.setattr(heartbeat.inventory, "record", lambda node, answer: None)
+    monkeypatch.setattr(heartbeat.inventory, "ask", lambda node: Answer())
+    return monkeypatch
+
+
+def test_it_tells_of_vram_that_is_held_for_nothing(node, host, answering):
     look(node)
     reading = Reading.objects.get()
     assert reading.orphans == [{"pid": 4711, "name": "llmster", "memory_bytes": 6 * GIB}]
@@ -243,17 +309,47 @@ def test_it_tells_of_vram_that_is_held_for_nothing(node, host):
 
 
 @pytest.mark.parametrize("loaded", [["otter"], None])
-def test_it_says_nothing_of_vram_while_something_is_loaded_or_may_be(node, host, loaded):
+def test_it_says_nothing_of_vram_while_something_is_loaded_or_may_be(node, host, answering, loaded):
     Model.objects.filter(key="otter").update(loaded=loaded)
     look(node)
     assert Reading.objects.get().orphans == []
 
 
-def test_it_says_nothing_of_other_programs_and_of_small_contexts(node, host):
-    small = (GpuProcess(4711, "llmster", 200 * 2**20, True), GpuProcess(1, "Xorg", 8 * GIB, False))
-    host.answer = dataclasses.replace(MACHINE, gpus=(dataclasses.replace(MACHINE.gpus[0], processes=small),))
+def test_it_says_nothing_of_other_programs_and_of_small_contexts(node, host, answering):
+    held = (
+        GpuProcess(4711, "llmster", 200 * 2**20, True),
+        GpuProcess(1, "Xorg", 8 * GIB, False),
+        GpuProcess(2, "ollama", 8 * GIB, True),
+    )
+    host.answer = dataclasses.replace(MACHINE, gpus=(dataclasses.replace(MACHINE.gpus[0], processes=held),))
     look(node)
     assert Reading.objects.get().orphans == []
+
+
+@pytest.mark.parametrize("fields", [{"kind": "openai"}, {"is_simulated": True}])
+def test_it_says_nothing_of_vram_where_it_cannot_know(node, host, answering, fields):
+    Node.objects.update(**fields)
+    look(Node.objects.get())
+    assert Reading.objects.get().orphans == []
+
+
+def test_it_says_nothing_of_vram_of_a_daemon_that_does_not_answer_or_told_of_no_model(node, host, answering):
+    answering.setattr(heartbeat.inventory, "ask", lambda node: Answer(error=DaemonError(Reason.TIMEOUT)))
+    look(node)
+    assert Reading.objects.get().orphans == []
+    answering.setattr(heartbeat.inventory, "ask", lambda node: Answer())
+    Model.objects.all().delete()
+    look(node)
+    assert Reading.objects.get().orphans == []
+
+
+def test_it_takes_a_notice_back_when_the_machine_cannot_be_read_any_more(node, host, answering):
+    look(node)
+    Reading.objects.update(held_since=timezone.now() - timedelta(seconds=61))
+    look(node)
+    host.answer = DaemonError(Reason.UNREACHABLE)
+    look(node)
+    assert (Reading.objects.get().orphaned_since, Reading.objects.get().orphans) == (None, [])
 
 
 # Samples

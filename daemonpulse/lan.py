@@ -3,8 +3,10 @@
 import contextlib
 import ipaddress
 import logging
+import secrets
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
@@ -13,6 +15,9 @@ SERVER = "_daemonpulse._tcp.local."
 AGENT = "_dpulse-agent._tcp.local."  # 15 letters at most (RFC 6335)
 MAX_FOUND = 50
 END_SECONDS = 2.0
+ASK_SECONDS = 2.0
+
+_own: set[str] = set()  # ids of what this process announces
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +32,11 @@ class Found:
 
 
 def browse(types: list[str], seconds: float, interfaces: list[str] | None = None) -> list[Found]:
-    """Listen for this long and return what is there. Raises OSError where there is no network to ask."""
-    from zeroconf import InterfaceChoice, ServiceBrowser, ServiceListener, Zeroconf
+    """Listen for this long and return what is there, but for what this process announced itself.
+
+    Takes up to ASK_SECONDS more, to ask who was heard. Raises OSError where there is no network to ask.
+    """
+    from zeroconf import Error, InterfaceChoice, ServiceBrowser, ServiceListener, Zeroconf
 
     names: list[tuple[str, str]] = []
 
@@ -46,10 +54,16 @@ def browse(types: list[str], seconds: float, interfaces: list[str] | None = None
     try:
         ServiceBrowser(zeroconf, types, Listener())
         threading.Event().wait(seconds)
-        told = [(type_, name, zeroconf.get_service_info(type_, name, 500)) for type_, name in names[:MAX_FOUND]]
+        until = time.monotonic() + ASK_SECONDS
+        found = []
+        for type_, name in names[:MAX_FOUND]:
+            with contextlib.suppress(Error):  # a name that cannot be one: anybody can announce anything
+                rest = (until - time.monotonic()) * 1000
+                info = zeroconf.get_service_info(type_, name, min(500, rest)) if rest > 0 else None
+                found += [service] if info and (service := _read(type_, name, info)) else []
     finally:
         zeroconf.close()
-    return [found for type_, name, info in told if info and (found := _read(type_, name, info))]
+    return [service for service in found if service.properties.get("id") not in _own]
 
 
 def _read(type_: str, name: str, info) -> Found | None:
@@ -70,7 +84,9 @@ class Announcement:
     """
 
     def __init__(self, type_: str, host: str, port: int, properties: dict[str, str]):
-        self.type, self.host, self.port, self.properties = type_, host, port, properties
+        self.type, self.host, self.port = type_, host, port
+        self.properties = properties | {"id": secrets.token_hex(8)}
+        _own.add(self.properties["id"])
         self._zeroconf = None
         self._is_over = False
         threading.Thread(target=self._begin, name="announcement", daemon=True).start()
@@ -109,8 +125,10 @@ def addresses_of(host: str) -> list[ipaddress.IPv4Address]:
     import psutil
 
     if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
-        with contextlib.suppress(ValueError):
-            return [ipaddress.IPv4Address(host)]
+        with contextlib.suppress(OSError):
+            found = {info[4][0] for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+            return [ipaddress.IPv4Address(address) for address in sorted(found)]
+        return []
     told = [
         entry.address
         for entries in psutil.net_if_addrs().values()

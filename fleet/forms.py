@@ -14,11 +14,13 @@ from fleet.agent.keys import AgentKey
 from fleet.allocation.profile import Profile, Strategy
 from fleet.daemons.errors import DaemonError
 from fleet.daemons.kinds import detect
+from fleet.hosts import explain_agent
 from fleet.lms.actions import Action
 from fleet.models import Kind, Node
 
 HOST = re.compile(r"[\w.:%-]+")  # a name, with or without a domain, or an IP address
 PATH = re.compile(r"[!-~]*")
+PORTS = {"http": 80, "https": 443}
 MAX_TAGS, MAX_TAG = 10, 30
 MAX_CONTEXT = 10_000_000  # tokens
 
@@ -44,12 +46,6 @@ def clean_address(written: str, example: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
-class TokenForm(forms.Form):
-    """Another token for a node; empty: none."""
-
-    token = forms.CharField(max_length=300, required=False, validators=[token_characters])
-
-
 class TagsField(forms.CharField):
     """Words with commas between them ↔ a list."""
 
@@ -71,10 +67,24 @@ class TagsField(forms.CharField):
                 )
 
 
+def place(url: str) -> str:
+    """Scheme, host and port: who gets what is sent there. Names of this machine are one, default ports are written."""
+    parts = urlsplit(url)
+    host = "127.0.0.1" if parts.hostname in {"localhost", "::1"} else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or PORTS[parts.scheme]}"
+
+
+def canonical(url: str) -> str:
+    """An address in the way in which it is compared with others."""
+    return place(url) + urlsplit(url).path
+
+
 class NodeForm(forms.ModelForm):
     """Add or change a node: its address is asked what it is; one that does not answer needs its kind chosen.
 
-    When changing one, an empty token or agent's key leaves what is there.
+    When changing one, an empty token or agent's key leaves what is there, unless its address is another one: a stored
+    secret is not sent to where it was not written for. With `is_test` everything is asked, and `found` says who
+    answered.
     """
 
     kind = forms.ChoiceField(choices=[("", "Find out"), *Kind.choices], required=False)
@@ -99,6 +109,7 @@ class NodeForm(forms.ModelForm):
         max_length=300, required=False, label="Agent’s key", widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
         help_text="What <code>daemonpulse agent key</code> prints there. It is stored encrypted.",
     )  # fmt: skip
+    forget_token = forms.BooleanField(required=False, label="Forget the stored token")
     starts_with_up = forms.BooleanField(
         required=False, label="Start its LM Studio server together with DaemonPulse, when it is down"
     )
@@ -106,6 +117,12 @@ class NodeForm(forms.ModelForm):
     class Meta:
         model = Node
         fields = ["name", "base_url", "token", "kind", "tags", "notes", "agent_url", "agent_key", "starts_with_up"]
+
+    def __init__(self, *args, is_test: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.is_test, self.found = is_test, []
+        if not self.instance.token:
+            del self.fields["forget_token"]
 
     MORE = ("tags", "notes", "agent_url", "agent_key", "starts_with_up")
 
@@ -116,6 +133,11 @@ class NodeForm(forms.ModelForm):
     @property
     def more_fields(self):
         return [field for field in self if field.name in self.MORE]
+
+    @property
+    def wrote_secrets(self) -> bool:
+        """They are not sent back with the form, and must be written again."""
+        return self.is_bound and any(self.data.get(name) for name in ("token", "agent_key"))
 
     @property
     def has_more_errors(self) -> bool:
@@ -130,45 +152,70 @@ class NodeForm(forms.ModelForm):
         return clean_address(written, "https://192.168.1.20:8643") if written else ""
 
     def clean_agent_key(self):
-        written = self.cleaned_data["agent_key"].strip()
-        if not written:
-            return self.instance.agent_key
-        try:
-            AgentKey.parse(written)
-        except ValueError as error:
-            raise ValidationError(str(error), code="invalid") from error
+        if written := self.cleaned_data["agent_key"].strip():
+            try:
+                AgentKey.parse(written)
+            except ValueError as error:
+                raise ValidationError(str(error), code="invalid") from error
         return written
-
-    def clean_token(self):
-        return self.cleaned_data["token"] or self.instance.token
 
     def clean(self):
         data = super().clean()
-        url = data.get("base_url")
-        if url and Node.objects.filter(base_url=url).exclude(pk=self.instance.pk).exists():
+        url, agent_url = data.get("base_url"), data.get("agent_url")
+        others = Node.objects.exclude(pk=self.instance.pk).values_list("base_url", flat=True)
+        if url and canonical(url) in {canonical(other) for other in others}:
             self.add_error("base_url", ValidationError("There is a node with this address already.", code="duplicate"))
-        if data.get("agent_url") and not data.get("agent_key") and "agent_key" not in self.errors:
-            self.add_error("agent_key", ValidationError("An agent is asked with its key.", code="required"))
-        if data.get("agent_url") and data.get("agent_key"):
-            try:
-                AgentClient(data["agent_url"], AgentKey.parse(data["agent_key"]))
-            except ValueError as error:
-                self.add_error("agent_url", ValidationError(str(error), code="invalid"))
-        if url and not self.errors and not data.get("kind"):
+        if url and not self.errors:
+            self._keep_secret(data, "token", self.initial.get("base_url"), url, bool(data.get("forget_token")))
+        if agent_url and not self.errors:
+            self._keep_secret(data, "agent_key", self.initial.get("agent_url"), agent_url)
+            self._check_agent(data, agent_url)
+        if url and not self.errors and (self.is_test or not data.get("kind")):
             self._find_out_kind(data, url)
         return data
+
+    def _keep_secret(self, data: dict, name: str, old_url: str | None, new_url: str, is_to_go: bool = False) -> None:
+        """An empty field leaves the stored secret, but not for another address."""
+        stored = self.initial.get(name)
+        if data.get(name) or is_to_go or not stored:
+            return
+        if place(old_url) == place(new_url):
+            data[name] = stored
+            return
+        wording = f"The address is another one. Write the {self[name].label.lower()} for it again."
+        if name == "token":
+            wording += " If it wants none, tick “Forget the stored token”."
+        self.add_error(name, ValidationError(wording, code="other_address"))
+
+    def _check_agent(self, data: dict, url: str) -> None:
+        if "agent_key" in self.errors:
+            return
+        if not data.get("agent_key"):
+            self.add_error("agent_key", ValidationError("An agent is asked with its key.", code="required"))
+            return
+        try:
+            agent = AgentClient(url, AgentKey.parse(data["agent_key"]))
+            if self.is_test:
+                agent.telemetry()
+                self.found.append("Its agent answers, and takes our key.")
+        except ValueError as error:
+            self.add_error("agent_url", ValidationError(str(error), code="invalid"))
+        except DaemonError as error:
+            self.add_error("agent_url", ValidationError(explain_agent(error), code=error.reason.value))
 
     def _find_out_kind(self, data: dict, url: str) -> None:
         try:
             data["kind"] = detect(url, data.get("token") or "")
+            self.found.insert(0, f"It answers, as {Kind(data['kind']).label}.")
         except DaemonError as error:
-            wording = f"{error.reason.explanation} Choose its kind to add it anyway; it is used as soon as it answers."
-            self.add_error("base_url", ValidationError(wording, code=error.reason.value))
+            hint = "" if self.is_test else " Choose its kind to add it anyway; it is used as soon as it answers."
+            self.add_error("base_url", ValidationError(f"{error.reason.explanation}{hint}", code=error.reason.value))
 
     def save(self, commit=True):
         """Add the node, or change what the form changed."""
         if self.instance.pk:
-            self.instance.change(**{k: v for k, v in self.cleaned_data.items() if v != self.initial.get(k)})
+            changed = {name: self.cleaned_data[name] for name in self.Meta.fields}
+            self.instance.change(**{k: v for k, v in changed.items() if v != self.initial.get(k)})
             return self.instance
         with transaction.atomic():
             node = super().save(commit)

@@ -112,10 +112,13 @@ OF_AGENT = {
 
 def explain(error: DaemonError, node: Node) -> str:
     """What went wrong with a node's machine, and what to do, for people."""
+    return explain_agent(error) if node.agent_url else error.reason.explanation
+
+
+def explain_agent(error: DaemonError) -> str:
+    """The same of an agent."""
     if isinstance(error, ActionFailed):
         return f"{error} {error.advice}".strip()
-    if not node.agent_url:
-        return error.reason.explanation
     if error.detail.endswith("."):  # a sentence of ours (fleet/agent/client.py)
         return f"Its agent: {error.detail}"
     return OF_AGENT.get(error.reason, "What answers at the address of its agent is not an agent.")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from daemonpulse import lan
 from fleet.discovery import find_here
-from fleet.lms.home import Folder
+from fleet.forms import canonical
+from fleet.lms.home import DEFAULT_PORT, Folder
 from fleet.models import Node
 
 log = logging.getLogger(__name__)
@@ -19,12 +20,13 @@ SAME_SECONDS = 10.0  # several people who look around at once look around once
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """`base_url` or `agent_url` fill the add form; neither: it can only be opened (`link`)."""
+    """`base_url`, or `agent_url` and `likely_url`, fill the add form; neither: it can only be opened (`link`)."""
 
     title: str
     detail: str
     base_url: str = ""
     agent_url: str = ""
+    likely_url: str = ""
     link: str = ""
 
 
@@ -40,8 +42,9 @@ def look_around() -> list[Offer]:
         if time.monotonic() - at > SAME_SECONDS:
             offers = [*here(), *network()]
             _last = time.monotonic(), offers
-    known = set(Node.objects.values_list("base_url", flat=True)) | set(Node.objects.values_list("agent_url", flat=True))
-    return [offer for offer in offers if (offer.base_url or offer.agent_url or offer.link) not in known]
+    urls = {url for row in Node.objects.values_list("base_url", "agent_url") for url in row if url}
+    known = {canonical(url) for url in urls}
+    return [offer for offer in offers if canonical(offer.base_url or offer.agent_url or offer.link) not in known]
 
 
 def here(user_home: Path | None = None) -> list[Offer]:
@@ -75,5 +78,7 @@ def _offer(service: lan.Found) -> Offer:
     host = f"[{service.host}]" if ":" in service.host else service.host
     url = f"{scheme}://{host}:{service.port}"
     if service.type == lan.AGENT:
-        return Offer(f"Agent on {service.name}", f"It answers at {url}.", agent_url=url)
+        # A daemon beside an agent usually has LM Studio's own port; whoever adds it can write another one.
+        daemon = f"http://{host}:{DEFAULT_PORT}"
+        return Offer(f"Agent on {service.name}", f"It answers at {url}.", agent_url=url, likely_url=daemon)
     return Offer(f"DaemonPulse on {service.name}", f"Another control plane, at {url}.", link=url)

@@ -10,8 +10,9 @@ from fleet.forms import model_keys
 from fleet.models import Command, Node, Sample
 from fleet.models.command import LABELS, LOAD, PLAN
 from fleet.models.profile import in_words
+from fleet.telemetry.readings import Machine
 
-FRAGMENTS = ("state", "machine", "commands", "plan", "panels", "models", "sample")
+FRAGMENTS = ("state", "now", "machine", "commands", "plan", "panels", "models", "sample")
 COMMANDS_SHOWN = 20
 ALWAYS = (("latency", "Answers in"),)
 OF_MACHINE = (("cpu", "CPU load"), ("ram", "RAM in use"))
@@ -48,12 +49,18 @@ def node_context(node: Node, user) -> dict:
         "advice_label": LABELS[advice.action] if advice and advice.action else "",
         "current": current,
         "history": [command for command in commands if command != current],
-        "graphs": (OF_GPUS if machine and machine.gpus else ()) + ALWAYS + (OF_MACHINE if machine else ()),
+        "graphs": graphs(node, machine),
         "planned": planned(commands),
         "panels": panels.on_page(node, user),
         "model_keys": model_keys(node),
         "point_json": json.dumps(sample.point) if sample else "",
     }
+
+
+def graphs(node: Node, machine: Machine | None) -> tuple:
+    """Which graphs a page has from the start: what its machine may tell yet included."""
+    has_gpus = bool(machine.gpus) if machine else node.has_host
+    return (OF_GPUS if has_gpus else ()) + ALWAYS + (OF_MACHINE if node.has_host else ())
 
 
 def planned(commands: list[Command]) -> dict | None:

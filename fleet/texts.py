@@ -8,8 +8,6 @@ import math
 import re
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
-# Moves or erases: what follows is written over the line.
-CURSOR = re.compile(r"\x1b\[[0-9;?]*[ABEFGHJKf]")
 SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[0-Z\\`-~])")
 BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
 # Beside control characters those that change the direction of the text around them.

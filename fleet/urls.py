@@ -17,7 +17,6 @@ urlpatterns = [
     path("<int:pk>/profile/<int:profile_pk>/removal/", views.node_profile_removal, name="node_profile_removal"),
     path("<int:pk>/enable/", views.node_enable, name="node_enable"),
     path("<int:pk>/disable/", views.node_disable, name="node_disable"),
-    path("<int:pk>/token/", views.node_token, name="node_token"),
     path("<int:pk>/removal/", views.node_removal, name="node_removal"),
 ]
 

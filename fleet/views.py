@@ -7,8 +7,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleet import offers, pages
-from fleet.forms import CommandForm, LayoutForm, NodeForm, ProfileForm, TokenForm
-from fleet.models import AllocationProfile, Command, Kind, Node, Sample
+from fleet.forms import CommandForm, LayoutForm, NodeForm, ProfileForm
+from fleet.models import AllocationProfile, Command, Node, Sample
 from fleet.models.command import LABELS, LOAD, PLAN
 
 RANGES = {"1h": 3600, "24h": 24 * 3600, "30d": 30 * 24 * 3600}  # seconds
@@ -26,11 +26,9 @@ def node_add(request):
     if request.method == "GET":
         form = NodeForm(initial={name: request.GET.get(name, "") for name in ("name", "base_url", "agent_url")})
         return _node_form(request, form)
-    form = NodeForm(request.POST)
-    if not form.is_valid():
-        return _node_form(request, form, status=422)
-    if "test" in request.POST:
-        return _node_form(request, form, found=Kind(form.cleaned_data["kind"]).label)
+    form = NodeForm(request.POST, is_test="test" in request.POST)
+    if not form.is_valid() or form.is_test:
+        return _node_form(request, form)
     node = form.save()
     node.want_look()
     messages.success(request, f"{node} is added. Its models show up as soon as it was looked at.")
@@ -41,17 +39,18 @@ def node_add(request):
 @permission_required("fleet.change_node", raise_exception=True)
 def node_edit(request, pk):
     node = get_object_or_404(Node, pk=pk)
-    form = NodeForm(request.POST or None, instance=node)
-    if request.method == "POST" and form.is_valid():
+    form = NodeForm(request.POST or None, instance=node, is_test="test" in request.POST)
+    if request.method == "POST" and form.is_valid() and not form.is_test:
         form.save()
         messages.success(request, f"{node} is changed.")
         return redirect("node", node.pk)
-    return _node_form(request, form, status=422 if form.errors else 200)
+    return _node_form(request, form)
 
 
-def _node_form(request, form: NodeForm, status: int = 200, found: str = ""):
-    context = {"section": "node_list", "form": form, "node": form.instance, "found": found}
-    return render(request, "fleet/node_form.html", context, status=status)
+def _node_form(request, form: NodeForm):
+    node = Node.objects.filter(pk=form.instance.pk).first()  # the form's own already has what was written
+    context = {"section": "node_list", "form": form, "node": node}
+    return render(request, "fleet/node_form.html", context, status=422 if form.errors else 200)
 
 
 @require_GET
@@ -104,7 +103,7 @@ def node_command(request, pk):
     elif not node.can_be_managed:
         messages.error(request, f"{node} cannot be managed from here. Set up an agent on its machine first.")
     else:
-        Command.ask(node, form.cleaned_data["action"], request.user)
+        Command.ask_once(node, form.cleaned_data["action"], request.user)
         messages.info(request, f"“{LABELS[form.cleaned_data['action']]}” is under way. Its output shows below.")
     return redirect("node", node.pk)
 
@@ -130,7 +129,7 @@ def node_profile(request, pk):
     if not form.is_valid():
         return render(request, "fleet/node.html", _node_page(request, node, profile_form=form), status=422)
     AllocationProfile.choose(node, form.cleaned_data["model"], form.profile)
-    messages.success(request, "The profile is saved. It counts from the next load on.")
+    messages.success(request, "The profile is saved. It counts for the next load from this page.")
     return redirect("node", node.pk)
 
 
@@ -156,20 +155,6 @@ def node_enable(request, pk):
 @permission_required("fleet.change_node", raise_exception=True)
 def node_disable(request, pk):
     get_object_or_404(Node, pk=pk).disable()
-    return redirect("node_list")
-
-
-@require_POST
-@permission_required("fleet.change_node", raise_exception=True)
-def node_token(request, pk):
-    """Give a node another token, or none; the next look tells whether it fits."""
-    node = get_object_or_404(Node, pk=pk)
-    form = TokenForm(request.POST)
-    if form.is_valid():
-        node.set_token(form.cleaned_data["token"])
-        messages.success(request, f"The token of {node} is set.")
-    else:
-        messages.error(request, form.errors["token"][0])
     return redirect("node_list")
 
 

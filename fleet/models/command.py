@@ -95,6 +95,12 @@ class Command(models.Model):
             record("command.asked", node.pk, action=action)
         return command
 
+    @classmethod
+    def ask_once(cls, node: Node, action: str, user=None) -> "Command":
+        """The same, unless it is asked for already: a second press of a button is not a second command."""
+        waiting = cls.objects.open().filter(node=node, action=action).first()
+        return waiting or cls.ask(node, action, user)
+
     def claim(self) -> bool:
         """Take it, to run it. False: somebody else has it."""
         now = timezone.now()

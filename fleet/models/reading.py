@@ -129,12 +129,13 @@ class Sample(models.Model):
         """The figures of the last seconds as columns, for graphs; None where one is unknown.
 
         {"now": unix seconds, "at": [unix seconds], "latency": [s], "cpu": [%], "ram": [bytes],
-        "gpus": [{"vram": [bytes], "utilization": [%], "temperature": [°C], "power": [W]}]}
+        "gpu_names": ["GPU 0"], "gpus": [{"vram": [bytes], "utilization": [%], "temperature": [°C], "power": [W]}]}
         """
         now = timezone.now()
         grain = next(g for g, kept in GRAINS.items() if timedelta(seconds=seconds) <= kept)
         rows = cls.objects.filter(node=node, grain__gte=grain, at__gte=now - timedelta(seconds=seconds))
         rows = list(rows.order_by("at").values_list("at", "latency_seconds", "figures"))
+        names = [f"GPU {gpu}" for gpu in cls._gpu_indices(node)]
         count = max((len(figures.get("gpus", ())) for _, _, figures in rows), default=0)
         return {
             "now": round(now.timestamp(), 1),
@@ -142,11 +143,18 @@ class Sample(models.Model):
             "latency": [latency for _, latency, _ in rows],
             "cpu": [figures.get("cpu") for _, _, figures in rows],
             "ram": [figures.get("ram") for _, _, figures in rows],
+            "gpu_names": names,
             "gpus": [
                 {name: [_of(figures, gpu, place) for _, _, figures in rows] for place, name in enumerate(GPU_FIGURES)}
                 for gpu in range(count)
             ],
         }
+
+    @staticmethod
+    def _gpu_indices(node: Node) -> list[int]:
+        """The numbers of its GPUs, in the order of a sample's `gpus`, as the last reading had them."""
+        reading = Reading.objects.filter(node=node).first()
+        return [gpu.index for gpu in reading.machine.gpus] if reading and reading.machine else []
 
     @property
     def point(self) -> dict:

@@ -166,6 +166,27 @@ def test_it_drops_what_is_no_reading_in_a_reading():
     assert (len(machine.gpus[0].name), machine.gpus[0].power_watts) == (200, None)
 
 
+def test_it_drops_what_is_no_status_in_a_status():
+    body = {"installed": "yes", "server_running": True, "state": "ready", "advice": "x\ud800" * 999, "daemon_pid": 1.5}
+    body |= {"api_endpoint": ["http"], "current_model": "\x1b[2J\x00otter", "version": 4, "extra": 1, "headless": None}
+    with Impostor(http(json.dumps(body).encode())) as impostor:
+        status = AgentClient(impostor.url, KEY).status()
+    assert set(status) == set(Status.from_json({}).as_json())
+    assert (status["installed"], status["server_running"], status["headless"]) == (None, True, None)
+    assert (status["api_endpoint"], status["current_model"]) == ("", "otter")
+    assert (status["daemon_pid"], status["version"]) == (None, None)
+    assert (status["state"], status["explanation"]) == ("ready", "LM Studio's server answers.")
+    assert status["advice"] == "x\ufffd" * 250
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from([field.name for field in fields(Status)]), JSON))
+def test_it_reads_any_status(told):
+    status = Status.from_json(told)
+    assert Status.from_json(status.as_json()) == status
+    json.dumps(status.as_json(), allow_nan=False, ensure_ascii=False).encode()
+
+
 def test_it_does_not_wait_for_an_answer_that_drips(monkeypatch):
     monkeypatch.setattr(client_module, "TELEMETRY_SECONDS", 0.4)
     began = time.monotonic()
@@ -174,11 +195,11 @@ def test_it_does_not_wait_for_an_answer_that_drips(monkeypatch):
 
 
 def test_it_reads_the_parts_of_a_commands_answer():
-    parts = [{"line": "one"}, {"beat": True}, {"left_out": 3}, {"line": 4}, {"new": 1}, {"result": {"ok": True}}]
+    parts = [{"line": "\x1b[1mone\ud800\x00"}, {"beat": True}, {"left_out": 3}, {"line": 4}, {"new": 1}, {"result": {"ok": True}}]
     came = []
     with Impostor(http(b"\n".join(json.dumps(part).encode() for part in parts) + b"\n")) as impostor:
         assert AgentClient(impostor.url, KEY).execute("status", on_line=came.append) == {"ok": True}
-    assert came == ["one", "(3 lines were left out: the connection is too slow for them.)"]
+    assert came == ["one\ufffd", "(3 lines were left out: the connection is too slow for them.)"]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +213,42 @@ def test_it_reads_the_parts_of_a_commands_answer():
 )
 def test_it_says_how_a_command_failed(body, reason):
     assert failure(http(body), run).reason is reason
+
+
+def test_it_cleans_a_result():
+    result = {"text": "one\n\x1b[1mtwo\x1b[0m", "rows": [{"name\x00": "\ud800", "size": float("nan")}]}
+    with Impostor(http(json.dumps({"result": result}).encode() + b"\n")) as impostor:
+        cleaned = run(AgentClient(impostor.url, KEY))
+    assert cleaned == {"text": "one\ntwo", "rows": [{"name": "\ufffd", "size": None}]}
+
+
+def test_it_takes_no_result_that_could_not_be_kept(monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_RESULT_BYTES", 1000)
+    assert run_against(json.dumps({"result": {"x": "y" * 900}})) == {"x": "y" * 900}
+    for told in (json.dumps({"result": {"x": "y" * 1000}}), '{"result": {"x": ' + "[" * 900 + "]" * 900 + "}}"):
+        assert failure(http(told.encode() + b"\n"), run).reason is Reason.NOT_UNDERSTOOD
+
+
+def run_against(told: str) -> dict:
+    with Impostor(http(told.encode() + b"\n")) as impostor:
+        return run(AgentClient(impostor.url, KEY))
+
+
+@pytest.mark.parametrize("beat", [b'{"beat": true}\n', b"x"])
+def test_it_does_not_follow_a_command_for_ever(monkeypatch, beat):
+    monkeypatch.setattr(client_module, "COMMAND_SECONDS", 0.3)
+    began = time.monotonic()
+    error = failure(Endless(beat), run)
+    assert (error.reason, time.monotonic() - began < 2) == (Reason.TIMEOUT, True)
+    assert "longer than" in error.detail
+
+
+class Endless(bytes):
+    """An answer of the same few bytes again and again, which never fill a block."""
+
+    def __new__(cls, beat: bytes):
+        answer = super().__new__(cls, http(b"x" * 10_000).partition(b"x")[0] + beat)
+        return answer
 
 
 def test_it_does_not_read_a_line_without_end(monkeypatch):

@@ -48,6 +48,7 @@ def test_every_action_has_a_label_for_people():
     assert len(set(labels)) == len(Action)
     assert all(label[0].isupper() and not label.endswith(".") for label in labels)
     assert Action.SERVER_START.label == "Start the server"
+    assert Action.HEADLESS_ON.label == "Start it with the machine"  # as on the node's page
     assert Action.LOAD in CHANGING
     assert Action.QUERY not in CHANGING
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fleet.lms import server
+from fleet.lms import daemon, server
 from fleet.lms.home import Folder
 from fleet.lms.manager import LmsError, LMStudioManager, Problem, State
 from tests.fleet.fake_lms_fixture import FakeLMStudio, free_port, lives
@@ -153,6 +153,57 @@ def test_a_start_always_names_port_and_address(studio):
     assert f"Success! Server is now running on port {port}" in lines
 
 
+def test_a_server_that_others_can_reach_stays_reachable(studio, manager):
+    studio.write_server_config(port=studio.port, networkInterface="0.0.0.0")
+    stop = manager.stop_server
+
+    def stop_and_forget():
+        stop()
+        studio.write_server_config(port=free_port(), networkInterface="127.0.0.1")
+
+    manager.stop_server = stop_and_forget
+    manager.ensure_server_running()
+    assert manager.restart_server().server_running
+    manager.daemon_update()
+    starts = [command for command in studio.commands() if command.startswith("server start")]
+    assert starts == [f"server start --port {studio.port} --bind 0.0.0.0"] * 3
+
+
+def test_an_address_that_was_chosen_counts_more_than_the_last_one(studio):
+    studio.write_server_config(port=studio.port, networkInterface="0.0.0.0")
+    assert manager_of(studio, bind="127.0.0.1").ensure_server_running().server_running
+    assert studio.commands()[-3:][0] == f"server start --port {studio.port} --bind 127.0.0.1"
+
+
+@pytest.mark.parametrize("interface", ["-v", "a\nb"])
+def test_an_address_that_is_none_is_not_passed_on(studio, manager, interface):
+    studio.write_server_config(port=studio.port, networkInterface=interface)
+    with pytest.raises(ValueError, match="cannot be given to lms"):
+        manager.ensure_server_running()
+    assert studio.commands() == []
+
+
+def test_a_version_is_asked_for_once_for_each_daemon(studio):
+    manager_of(studio).daemon_up()
+    before = len(studio.calls())
+    assert [manager_of(studio).get_status().version for _ in range(2)] == ["0.0.23+1"] * 2
+    assert studio.commands()[before:] == ["daemon status --json"] * 2
+    studio.lose_daemon()
+    studio.configure(version="0.0.25+1")
+    assert manager_of(studio).daemon_up().version == "0.0.25+1"
+
+
+def test_a_version_that_could_not_be_had_is_asked_for_again(studio, manager):
+    manager.daemon_up()
+    daemon.version.cache_clear()
+    command, pid = studio.lms.read_text(), studio.state()["daemon"]["pid"]
+    studio.lms.write_text(f"""#!/bin/sh\ntest "$3" || exit 1\necho '{{"status": "running", "pid": {pid}}}'\n""")
+    status = manager.get_status()
+    assert (status.daemon_pid, status.version) == (pid, None)
+    studio.lms.write_text(command)
+    assert manager.get_status().version == "0.0.23+1"
+
+
 def test_a_start_that_says_it_failed_is_believed_to_the_server(studio, manager):
     studio.configure(says_failed=True)
     assert manager.ensure_server_running().state is State.READY
@@ -207,6 +258,11 @@ def test_a_server_that_does_not_stop_is_an_error(studio, manager, monkeypatch):
 def test_a_start_with_a_foreign_command_line_says_what_is_wrong(studio, manager):
     studio.configure(passkey_mismatch=True, passkey_exit=0)
     assert caught(manager.ensure_server_running).problem is Problem.PASSKEY_MISMATCH
+
+
+def test_it_has_no_survey_where_there_is_nobody_to_ask(studio, manager):
+    studio.lms.unlink()
+    assert manager.survey() is None
 
 
 def test_it_starts_and_stops_the_daemon(manager):
@@ -273,6 +329,7 @@ def test_it_asks_what_lms_knows(studio, manager):
     assert manager.query("ls")[0]["modelKey"] == "simulated/otter-8b"
     assert manager.query("ps") == []
     assert manager.query("survey")["engines"][0]["engine"] == "llama.cpp"
+    assert manager.survey() == manager.query("survey")
     assert manager.query("link")["status"] == "offline"
     with pytest.raises(ValueError, match="cannot be asked for"):
         manager.query("-v")

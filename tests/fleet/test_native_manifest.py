@@ -21,28 +21,20 @@ USER = "Library/Application Support"
 
 
 @pytest.mark.parametrize(
-    ("browser", "platform", "system", "folder"),
+    ("browser", "platform", "folder"),
     [
-        ("chrome", "linux", False, "/home/alice/.config/google-chrome/NativeMessagingHosts"),
-        ("chromium", "linux", False, "/home/alice/.config/chromium/NativeMessagingHosts"),
-        ("edge", "linux", False, "/home/alice/.config/microsoft-edge/NativeMessagingHosts"),
-        ("firefox", "linux", False, "/home/alice/.mozilla/native-messaging-hosts"),
-        ("chrome", "linux", True, "/etc/opt/chrome/native-messaging-hosts"),
-        ("chromium", "linux", True, "/etc/chromium/native-messaging-hosts"),
-        ("edge", "linux", True, "/etc/opt/edge/native-messaging-hosts"),
-        ("firefox", "linux", True, "/usr/lib/mozilla/native-messaging-hosts"),
-        ("chrome", "darwin", False, f"/home/alice/{USER}/Google/Chrome/NativeMessagingHosts"),
-        ("chromium", "darwin", False, f"/home/alice/{USER}/Chromium/NativeMessagingHosts"),
-        ("edge", "darwin", False, f"/home/alice/{USER}/Microsoft Edge/NativeMessagingHosts"),
-        ("firefox", "darwin", False, f"/home/alice/{USER}/Mozilla/NativeMessagingHosts"),
-        ("chrome", "darwin", True, "/Library/Google/Chrome/NativeMessagingHosts"),
-        ("chromium", "darwin", True, f"/{USER}/Chromium/NativeMessagingHosts"),
-        ("edge", "darwin", True, "/Library/Microsoft/Edge/NativeMessagingHosts"),
-        ("firefox", "darwin", True, f"/{USER}/Mozilla/NativeMessagingHosts"),
+        ("chrome", "linux", "/home/alice/.config/google-chrome/NativeMessagingHosts"),
+        ("chromium", "linux", "/home/alice/.config/chromium/NativeMessagingHosts"),
+        ("edge", "linux", "/home/alice/.config/microsoft-edge/NativeMessagingHosts"),
+        ("firefox", "linux", "/home/alice/.mozilla/native-messaging-hosts"),
+        ("chrome", "darwin", f"/home/alice/{USER}/Google/Chrome/NativeMessagingHosts"),
+        ("chromium", "darwin", f"/home/alice/{USER}/Chromium/NativeMessagingHosts"),
+        ("edge", "darwin", f"/home/alice/{USER}/Microsoft Edge/NativeMessagingHosts"),
+        ("firefox", "darwin", f"/home/alice/{USER}/Mozilla/NativeMessagingHosts"),
     ],
 )
-def test_it_knows_where_each_browser_looks(browser, platform, system, folder):
-    assert where(Browser(browser), platform, HOME, system).folder == Path(folder)
+def test_it_knows_where_each_browser_looks(browser, platform, folder):
+    assert where(Browser(browser), platform, HOME).folder == Path(folder)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +48,7 @@ def test_it_knows_where_each_browser_looks(browser, platform, system, folder):
 )
 def test_it_knows_the_registry_key_of_each_browser(browser, key):
     place = where(Browser(browser), "win32", HOME)
-    assert (place.folder, place.registry_root, place.registry_key) == (None, "HKCU", key)
-    assert where(Browser(browser), "win32", HOME, system=True).registry_root == "HKLM"
+    assert (place.folder, place.registry_key) == (None, key)
 
 
 @pytest.mark.parametrize("browser", ["chrome", "chromium", "edge"])

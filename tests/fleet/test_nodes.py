@@ -228,7 +228,7 @@ def test_it_sends_charlie_to_sign_in(client, new):
 
 def test_it_changes_nothing_by_a_link(client, alice, new):
     client.force_login(alice)
-    verbs = ("removal", "disable", "enable", "look", "commands", "layout", "profile", "token")
+    verbs = ("removal", "disable", "enable", "look", "commands", "layout", "profile")
     for verb in verbs:
         assert client.get(f"/nodes/{new.pk}/{verb}/").status_code == 405
         assert client.post(f"/nodes/999/{verb}/").status_code == 404

@@ -35,16 +35,20 @@ def test_it_offers_nothing_where_there_is_nothing(tmp_path):
     assert offers.here(tmp_path) == []
 
 
-def test_it_finds_what_announces_itself_and_no_more_when_it_is_gone():
+def test_it_finds_what_others_announce_and_no_more_when_it_is_gone(monkeypatch):
     agent = lan.Announcement(lan.AGENT, "127.0.0.1", 8643, {"tls": "1", "version": "0.1"})
     server = lan.Announcement(lan.SERVER, "127.0.0.1", 8642, {"tls": "0"})
+    own = lan.Announcement(lan.SERVER, "127.0.0.1", 8650, {})
+    monkeypatch.setattr(lan, "_own", {own.properties["id"]})  # the others are those of other processes
     try:
         found = wait_for(lambda: len(told := offers.network(["127.0.0.1"])) == 2 and told, 15)
     finally:
-        agent.end()
-        server.end()
+        for announcement in (agent, server, own):
+            announcement.end()
     by_title = {offer.title.split(" on ")[0]: offer for offer in found}
-    assert by_title["Agent"].agent_url == "https://127.0.0.1:8643"
+    assert (by_title["Agent"].agent_url, by_title["Agent"].likely_url) == (
+        "https://127.0.0.1:8643", "http://127.0.0.1:1234",
+    )  # fmt: skip
     assert by_title["DaemonPulse"].link == "http://127.0.0.1:8642"
     wait_for(lambda: offers.network(["127.0.0.1"]) == [], 15)
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import timedelta
 
 import pytest
 from django.db import connection
@@ -12,6 +13,7 @@ from fleet.agent.keys import AgentKey
 from fleet.models import AllocationProfile, Command, Node, Reading, Sample
 from fleet.telemetry.readings import Gpu, GpuProcess, Machine
 from forge.models import Model
+from tests.fleet.test_http import JSON_HEAD, CannedServer, sized
 
 pytestmark = pytest.mark.django_db
 GIB = 2**30
@@ -95,6 +97,8 @@ def test_it_says_that_there_is_no_gpu_and_why_none_is_known(html_of, rig):
         ({"state": "offline", "reason": "unreachable"},
          {"state": "not_bootstrapped", "advice": "Run lms bootstrap."}, "Run lms bootstrap.", ""),
         ({"state": "offline", "reason": "timeout"}, {"state": "ready"}, "silent for too long", "Restart the server"),
+        ({}, {"state": "ready", "advice": "It cannot be started or stopped from here."}, "cannot be started", ""),
+        ({"state": "offline", "reason": "unreachable", "kind": "openai"}, None, "Is the daemon running?", ""),
         ({"state": "stalled"}, None, "takes longer than 5 seconds", ""),
         ({"state": "unauthorized", "reason": "unauthorized"}, None, "refused our token", ""),
         ({"is_enabled": False}, None, "gets no new prompts", ""),
@@ -229,6 +233,21 @@ def test_it_has_commands_done(client, alice, rig):
     assert Command.objects.filter(user=alice, node=rig, state="waiting").count() == 7
 
 
+def test_it_takes_a_second_press_for_the_first(client, alice, rig):
+    client.force_login(alice)
+    for _ in range(2):
+        post(client, f"/nodes/{rig.pk}/commands/", action="server_restart")
+    assert Command.objects.count() == 1
+
+
+def test_it_says_how_old_figures_are(html_of, rig):
+    Reading.of(rig).keep(machine(gpu()))
+    assert "As of" not in words(html_of("/nodes/"))
+    Reading.objects.update(read_at=timezone.now() - timedelta(seconds=46))
+    assert "As of" in words(html_of("/nodes/"))
+    assert "These figures are from" in words(html_of(f"/nodes/{rig.pk}/"))
+
+
 @pytest.mark.parametrize("action", ["", "load", "rm -rf /", "query"])
 def test_it_has_nothing_else_done(client, alice, rig, action):
     client.force_login(alice)
@@ -287,10 +306,62 @@ def test_it_changes_what_was_changed_and_keeps_the_secrets(client, alice, rig):
         True,
     )
     assert (node.token, node.agent_key, node.state) == ("sk-old", key, "online")
+    Reading.of(rig).keep(machine(gpu()))
     post(client, path, **fields(base_url="http://127.0.0.1:10", token="sk-new"))
     node = Node.objects.get()
     assert (node.base_url, node.token, node.state) == ("http://127.0.0.1:10", "sk-new", "unknown")
     assert node.look_wanted_at is not None
+    assert not Reading.objects.exists()  # it may be another machine
+    post(client, path, **fields(base_url="http://127.0.0.1:10", forget_token="on"))
+    assert Node.objects.get().token == ""
+
+
+def test_it_sends_no_stored_secret_to_another_address(client, alice, rig):
+    client.force_login(alice)
+    rig.change(token="sk-old", agent_url="http://127.0.0.1:8643", agent_key=KEY)
+    path = f"/nodes/{rig.pk}/edit/"
+    for changed, field in [
+        ({"base_url": "http://192.0.2.1:9", "agent_url": "http://127.0.0.1:8643"}, "token"),
+        ({"agent_url": "http://192.0.2.1:8643"}, "agent_key"),
+    ]:
+        answer = client.post(path, fields(**changed))
+        assert [error.code for error in answer.context["form"].errors.as_data()[field]] == ["other_address"]
+    assert Node.objects.get().base_url == "http://127.0.0.1:9"
+    post(client, path, **fields(base_url="http://192.0.2.1:9", forget_token="on", agent_url="http://localhost:8643"))
+    node = Node.objects.get()
+    assert (node.base_url, node.token, node.agent_key) == ("http://192.0.2.1:9", "", KEY)
+
+
+@pytest.mark.parametrize("kind", ["", "lmstudio"])
+def test_it_tests_what_is_written_and_saves_nothing(client, alice, kind):
+    client.force_login(alice)
+    new = {"name": "new", "kind": kind, "base_url": "http://127.0.0.1:9", "test": "1"}
+    answer = client.post("/nodes/add/", new)
+    assert "Nothing answers" in words(answer.content.decode())
+    with CannedServer(sized(JSON_HEAD, b'{"lmstudio": true}')) as server:
+        said = words(client.post("/nodes/add/", new | {"base_url": server.url, "token": "sk-x"}).content.decode())
+        assert "It answers, as LM Studio. Nothing is saved yet." in said
+        assert "again: for safety they are not sent back" in said
+        agent = {"agent_url": "http://127.0.0.1:9", "agent_key": KEY}
+        answer = client.post("/nodes/add/", new | agent | {"base_url": server.url})
+        assert "Nothing answers at the address of its agent." in words(answer.content.decode())
+    assert not Node.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("http://127.0.0.1:1234", "http://localhost:1234"),
+        ("http://box", "http://box:80"),
+        ("https://box:443/llm", "https://box/llm/"),
+        ("http://localhost:1234", "http://[::1]:1234"),
+    ],
+)
+def test_it_refuses_an_address_twice_however_it_is_written(client, alice, old, new):
+    Node.objects.create(name="old", base_url=old)
+    client.force_login(alice)
+    answer = client.post("/nodes/add/", {"name": "new", "kind": "openai", "base_url": new})
+    assert [error.code for error in answer.context["form"].errors.as_data()["base_url"]] == ["duplicate"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,16 @@ def test_it_survives_a_survey_that_fails():
     assert machine.gpus == () and machine.gpu_note.startswith(reader.SURVEY_FAILED)
 
 
+def test_it_asks_for_the_survey_as_soon_as_there_is_somebody_to_ask():
+    found = []
+    machines = machine_reader(survey=lambda: found[0] if found else None, errors=NO_DRIVER)
+    for _ in range(2):
+        machine = machines.read()
+        assert (machine.gpus, machine.gpu_note) == ((), DRIVER_NOTES["LIBRARY_NOT_FOUND"])
+    found.append(survey([device("AMD Radeon RX 7900 XTX", platform="ROCm")]))
+    assert machines.read().gpu_note == reader.FROM_SURVEY
+
+
 @pytest.mark.parametrize("outcome", ["good", "bad"])
 def test_it_takes_a_survey_at_most_every_ten_minutes(outcome):
     now, asked = [0.0], []

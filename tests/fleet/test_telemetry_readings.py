@@ -46,6 +46,19 @@ def test_it_refuses_a_time_that_is_none(at):
         Machine.from_json({"at": at})
 
 
+def test_its_texts_can_be_shown_and_kept_whatever_they_were():
+    odd = "\x1b[31mH100\x1b[0m \ud800\x00\r\nx"
+    gpu = {"name": odd, "problem": odd, "throttle_reasons": [odd], "processes": [{"pid": 7, "name": odd}]}
+    machine = Machine.from_json({"at": 1, "hostname": odd, "gpus": [gpu]})
+    found = machine.gpus[0]
+    texts = {machine.hostname, found.name, found.problem, *found.throttle_reasons, found.processes[0].name}
+    assert texts == {"H100 \ufffd x"}
+
+
+def test_a_survey_with_odd_names_makes_clean_ones():
+    assert [gpu.name for gpu in gpus_from_survey(survey([device("\x1b[1mA\ud800\x00"), device("\x00")]))] == ["A\ufffd"]
+
+
 def test_it_drops_throttle_reasons_that_are_no_text():
     machine = Machine.from_json({"at": 1, "gpus": [{"throttle_reasons": ["slowed by heat", 7, ["x"]]}]})
     assert machine.gpus[0].throttle_reasons == ("slowed by heat",)

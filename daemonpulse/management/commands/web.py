@@ -1,5 +1,6 @@
 """The web process."""
 
+import atexit
 from tempfile import SpooledTemporaryFile
 
 from daphne.cli import CommandLineInterface
@@ -25,7 +26,8 @@ def announce(host: str, port: int) -> None:
         return
     from daemonpulse.lan import SERVER, Announcement
 
-    Announcement(SERVER, host, port, {"version": __version__, "tls": "0"})
+    tls = "1" if settings.IS_BEHIND_TLS else "0"
+    atexit.register(Announcement(SERVER, host, port, {"version": __version__, "tls": tls}).end)
 
 
 class Command(BaseCommand):

@@ -79,9 +79,8 @@ def start_here() -> str:
 def start_wanted() -> None:
     """Have the servers started of the nodes that want it; the worker does it and their pages show how it goes."""
     for node in Node.objects.enabled().filter(starts_with_up=True):
-        is_asked = node.commands.open().filter(action=Action.SERVER_START).exists()
-        if node.can_be_managed and not is_asked:
-            NodeCommand.ask(node, Action.SERVER_START)
+        if node.can_be_managed:
+            NodeCommand.ask_once(node, Action.SERVER_START)
 
 
 def free_name(name: str) -> str:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fleet.allocation.channels import Channel, carried
 from fleet.allocation.placement import growth, verdict
 from fleet.allocation.planner import Need, Plan, plan
 from fleet.allocation.profile import Profile
 from fleet.daemons.errors import DaemonError
-from fleet.daemons.types import LoadRequest
+from fleet.daemons.types import LoadedModel, LoadRequest
 from fleet.hosts import Host, host_of
 from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
@@ -39,7 +41,7 @@ def load(node: Node, parameters: dict, telling: "Telling") -> dict:
     """
     intent = Intent(node, parameters)
     planned = intent.plan(telling)  # 1
-    loaded = node.connect().load_with(intent.request, telling.at)  # 2
+    loaded = node.connect().load_with(intent.request, telling.at, by_cli=intent.by_cli(telling))  # 2
     telling.line(f"{loaded.instance} is loaded.")
     if loaded.dropped:
         telling.line(f"LM Studio could not be told: {', '.join(loaded.dropped)}.")
@@ -99,8 +101,9 @@ class Intent:
                 told = self.host.execute(
                     Action.ESTIMATE, self._estimate_parameters(), telling.line, None, telling.signed
                 )
-                if told.get("total_bytes") is not None:
-                    return Need(told["total_bytes"], 0, True, "LM Studio")
+                total = told.get("total_bytes")
+                if isinstance(total, int) and total >= 0:  # an agent may say anything
+                    return Need(total, 0, True, "LM Studio")
         except (DaemonError, LmsError):
             pass
         return Need(self.size_bytes, None, True, FROM_DISK)  # 3
@@ -108,6 +111,20 @@ class Intent:
     def _estimate_parameters(self) -> dict:
         told = {"model": self.model, "context_length": self.request.context_length}
         return told | {"gpu_ratio": self.profile.offload_ratio}
+
+    def by_cli(self, telling: "Telling") -> Callable[[LoadRequest], LoadedModel] | None:
+        """Loading through `lms` on the node's machine, where that can be reached."""
+        if self.host is None or not self.node.can_be_managed:
+            return None
+
+        def load(request: LoadRequest) -> LoadedModel:
+            wishes = {name: value for name, value in request.options.items() if value not in (None, "")}
+            parameters = wishes | {"model": request.model, "gpu_ratio": request.profile.offload_ratio}
+            told = self.host.execute(Action.LOAD, parameters, telling.line, None, telling.signed)
+            dropped = carried(request.profile, request.options, Channel.CLI).dropped
+            return LoadedModel(str(told.get("identifier") or request.model), Channel.CLI, dropped)
+
+        return load
 
     def as_json(self, planned: Plan) -> dict:
         return {

@@ -93,10 +93,12 @@ class Daemon(ABC):
         request: LoadRequest,
         on_progress: Callable[[float], None] | None = None,
         cancelled: threading.Event | None = None,
+        by_cli: Callable[[LoadRequest], LoadedModel] | None = None,
     ) -> LoadedModel:
         """Load another copy as the request wishes, as far as a channel carries it. Blocks until it is loaded.
 
         `on_progress` gets fractions (0..1), and setting `cancelled` calls the load off, where the channel can do that.
+        `by_cli` loads through the daemon's own command line, where its machine can be reached.
         """
         raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon cannot load")
 

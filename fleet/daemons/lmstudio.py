@@ -76,8 +76,9 @@ class LMStudio(Daemon):
         request: LoadRequest,
         on_progress: Callable[[float], None] | None = None,
         cancelled: threading.Event | None = None,
+        by_cli: Callable[[LoadRequest], LoadedModel] | None = None,
     ) -> LoadedModel:
-        """Through REST if that carries every wish, else through the socket; without a socket through REST after all."""
+        """Through REST if that carries every wish, else through the socket; without a socket through what is left."""
         more = {"gpu_indices": request.gpu_indices, "is_embedding": request.is_embedding}
         if choose((Channel.SOCKET, Channel.REST), request.profile, request.options, **more) is Channel.SOCKET:
             try:
@@ -85,6 +86,9 @@ class LMStudio(Daemon):
             except SocketUnavailable as error:
                 if cancelled is not None and cancelled.is_set():
                     raise LoadCancelled from error
+        left = (Channel.REST, Channel.CLI) if by_cli else (Channel.REST,)
+        if by_cli and choose(left, request.profile, request.options, **more) is Channel.CLI:
+            return by_cli(request)
         return self._load_by_rest(request)
 
     def estimate(self, request: LoadRequest) -> dict:

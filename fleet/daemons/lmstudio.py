@@ -86,8 +86,8 @@ class LMStudio(Daemon):
             except SocketUnavailable as error:
                 if cancelled is not None and cancelled.is_set():
                     raise LoadCancelled from error
-        left = (Channel.REST, Channel.CLI) if by_cli else (Channel.REST,)
-        if by_cli and choose(left, request.profile, request.options, **more) is Channel.CLI:
+        rest, cli = (carried(request.profile, request.options, way) for way in (Channel.REST, Channel.CLI))
+        if by_cli is not None and len(cli.dropped) < len(rest.dropped):
             return by_cli(request)
         return self._load_by_rest(request)
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import websockets
 
-from benchmarks.client import first_and_last, post
+from benchmarks.client import first_and_last, get, post
 from benchmarks.site import MODEL, Daemon, Site
 
 STORED_ROWS = 10_000
@@ -234,6 +234,21 @@ class Bench:
 
         return note
 
+    async def fleet(self, count: int) -> None:
+        """The overview of ten nodes with eight GPUs each, as a browser gets it."""
+        self.site.add_fleet()
+        cookie = self.site.session()
+        times, size = [], 0
+        for _ in range(count):
+            started = time.perf_counter()
+            status, body = await get(f"{self.site.url}/nodes/", cookie)
+            times.append((time.perf_counter() - started) * 1000)
+            assert status == 200
+            size = len(body)
+        value = percentile(times[1:], 0.5)
+        self.report.row("overview of 10 nodes x 8 GPUs, p50", value, "ms", None, "<= 200 ms", value <= 200)
+        self.report.row("  its size", size / 1000, "kB", None, "<= 100 kB", size <= 100_000)
+
     def memory(self) -> None:
         sizes = self.site.memory()
         total = sum(sizes.values())
@@ -269,6 +284,8 @@ async def main() -> None:
                 await asyncio.sleep(1)
                 await step()
         bench.memory()
+        if not only or "fleet" in only:
+            await bench.fleet(max(5, int(20 * scale)))
     finally:
         site.stop()
         daemon.stop()

@@ -38,6 +38,21 @@ async def post(url: str, body: dict, token: str = "", on_event=None) -> tuple[in
         writer.close()
 
 
+async def get(url: str, cookie: str) -> tuple[int, bytes]:
+    """GET a page as a browser that is signed in."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(
+        f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n".encode()
+    )
+    try:
+        header = await reader.readuntil(b"\r\n\r\n")
+        blocks = _chunks(reader) if b"chunked" in header.lower() else _rest(reader)
+        return int(header.split(b" ", 2)[1]), b"".join([block async for block in blocks])
+    finally:
+        writer.close()
+
+
 async def _chunks(reader):
     while size := int(await reader.readline() or b"0", 16):
         yield await reader.readexactly(size)

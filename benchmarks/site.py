@@ -37,6 +37,27 @@ Attempt.objects.bulk_create([Attempt(prompt=p, number=1, node=node, outcome="don
 print(ApiToken.issue(user, "bench", ["read", "write"])[1])
 """
 
+# Ten machines of eight GPUs; switched off, so that nobody looks for them.
+FLEET = """
+import time
+from fleet.models import Node, Reading
+from fleet.telemetry.readings import Gpu, GpuProcess, Machine
+from forge.models import Model
+G = 2**30
+CARD = "NVIDIA GeForce RTX 4090"
+for n in range(10):
+    host = f"http://192.0.2.{n + 1}"
+    node = Node.objects.create(name=f"rig {n}", base_url=f"{host}:1234", agent_url=f"{host}:8643", is_enabled=False,
+        state="online", latency_seconds=0.01, tags=["rack"])
+    held = (GpuProcess(4711, "llmster", 17 * G, True),)
+    figures = (24 * G, 18 * G, 6 * G, 94.0, 71.0, 320.0, 450.0)
+    gpus = tuple(Gpu(i, CARD, "nvml", f"GPU-{n}-{i}", *figures, processes=held) for i in range(8))
+    Reading.of(node).keep(Machine(time.time(), cpu_count=16, cpu_percent=12.0, ram_total_bytes=64 * G,
+        ram_used_bytes=20 * G, gpus=gpus))
+    Model.objects.bulk_create(Model(node=node, key=f"acme/model-{m}", name="M", type="llm",
+        loaded=["x"] if m < 3 else []) for m in range(10))
+"""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -108,6 +129,9 @@ class Site:
         opener.open(link, timeout=10).read()
         jar = next(handler.cookiejar for handler in opener.handlers if hasattr(handler, "cookiejar"))
         return "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)
+
+    def add_fleet(self) -> None:
+        self._manage("shell", "-v0", "-c", FLEET)
 
     def memory(self) -> dict[str, float]:
         """Proportional set size of every process of the tree, in MiB."""

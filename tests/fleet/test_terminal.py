@@ -114,3 +114,43 @@ def test_it_asks_which_node_where_there_are_several_or_none():
     with pytest.raises(CommandError, match="needs an agent"):
         call_command("daemon_start", "far")
     assert not Command.objects.exists()
+
+
+# `up` prepares the installation
+
+
+def prepared(capsys, **options) -> dict:
+    call_command("prepare", simulator_port=1, **{"no_simulator": False, "start_daemon": False} | options)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_up_starts_the_lm_studio_of_this_machine_only_when_told_to(capsys, studio):
+    told = prepared(capsys)
+    assert (told["found"], told["simulate"]) == (None, True)  # a simulated one stands in
+    assert not studio.state()["server"]
+    told = prepared(capsys, start_daemon=True)
+    assert (told["found"], told["found_is_new"], told["problem"]) == (studio.url, True, "")
+    assert studio.state()["server"]
+    assert told["simulate"] is False
+    assert list(Node.objects.values_list("name", "is_enabled")) == [("Simulated daemon", False)]  # offered, not added
+
+
+@pytest.mark.django_db(transaction=True)
+def test_up_says_why_it_could_not_start_it(capsys, studio):
+    studio.configure(fail={"server start": "Port is taken"})
+    assert "Port is taken" in prepared(capsys, start_daemon=True)["problem"]
+    studio.lms.unlink()
+    assert "lms bootstrap" in prepared(capsys, start_daemon=True)["problem"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_up_has_the_servers_started_of_nodes_that_want_it_and_of_no_others(capsys, studio):
+    wanting = {"starts_with_up": True}
+    here = Node.objects.create(name="here", base_url=studio.url, **wanting)
+    Node.objects.create(name="off", base_url="http://127.0.0.1:10", is_enabled=False, **wanting)
+    Node.objects.create(name="far", base_url="http://192.0.2.1:1", **wanting)
+    Node.objects.create(name="other", base_url="http://127.0.0.1:11")
+    for _ in range(2):
+        prepared(capsys)
+    assert list(Command.objects.values_list("node", "action", "state")) == [(here.pk, "server_start", "waiting")]

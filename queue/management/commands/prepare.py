@@ -73,7 +73,7 @@ def start_here() -> str:
             manager.ensure_server_running()
         return status.advice if status.state not in {Managed.READY, Managed.SERVER_DOWN} else ""
     except LmsError as error:
-        return str(error)
+        return f"{error} {error.advice}".strip()
 
 
 def start_wanted() -> None:

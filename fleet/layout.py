@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from fleet.allocation.channels import Channel, carried
 from fleet.allocation.placement import growth, verdict
@@ -16,15 +15,13 @@ from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
 from fleet.models import AllocationProfile, Node
 from fleet.telemetry.readings import Machine
-
-if TYPE_CHECKING:
-    from fleet.operations import Telling
+from fleet.telling import Telling
 
 SETTLE_SECONDS = 1.0  # after a load, until the driver's figures stand
 FROM_DISK = "its size on disk"
 
 
-def plan_load(node: Node, parameters: dict, telling: "Telling") -> dict:
+def plan_load(node: Node, parameters: dict, telling: Telling) -> dict:
     """{"need", "plan", "profile"} of a load with the profile that counts for the model; nothing is loaded."""
     intent = Intent(node, parameters)
     planned = intent.plan(telling)
@@ -33,7 +30,7 @@ def plan_load(node: Node, parameters: dict, telling: "Telling") -> dict:
     return intent.as_json(planned)
 
 
-def load(node: Node, parameters: dict, telling: "Telling") -> dict:
+def load(node: Node, parameters: dict, telling: Telling) -> dict:
     """Load a model as its profile says, and measure where it went.
 
     1. What should go where. 2. Load through the channel that carries most of it. 3. What the GPUs hold now that they
@@ -84,11 +81,11 @@ class Intent:
             is_embedding=bool(row) and row.type == "embedding",
         )
 
-    def plan(self, telling: "Telling") -> Plan:
+    def plan(self, telling: Telling) -> Plan:
         self.need = self._need(telling)
         return plan(self.need, self.before.gpus if self.before else (), free_ram(self.before), self.profile)
 
-    def _need(self, telling: "Telling") -> Need:
+    def _need(self, telling: Telling) -> Need:
         """What it takes, from who knows best: 1. the daemon's socket, 2. `lms` there, 3. the size of its files."""
         try:
             told = self.node.connect().estimate(self.request)  # 1
@@ -112,7 +109,7 @@ class Intent:
         told = {"model": self.model, "context_length": self.request.context_length}
         return told | {"gpu_ratio": self.profile.offload_ratio}
 
-    def by_cli(self, telling: "Telling") -> Callable[[LoadRequest], LoadedModel] | None:
+    def by_cli(self, telling: Telling) -> Callable[[LoadRequest], LoadedModel] | None:
         """Loading through `lms` on the node's machine, where that can be reached."""
         if self.host is None or not self.node.can_be_managed:
             return None

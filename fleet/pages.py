@@ -6,7 +6,7 @@ from fleet import panels
 from fleet.advice import advise, explain
 from fleet.allocation.profile import Profile, Strategy
 from fleet.cards import cards
-from fleet.forms import model_keys
+from fleet.layout_forms import model_keys
 from fleet.models import Command, Node, Sample
 from fleet.models.command import LABELS, LOAD, PLAN
 from fleet.models.profile import in_words

@@ -7,7 +7,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleet import offers, pages
-from fleet.forms import CommandForm, LayoutForm, NodeForm, ProfileForm
+from fleet.forms import CommandForm, NodeForm
+from fleet.layout_forms import LayoutForm, ProfileForm
 from fleet.models import AllocationProfile, Command, Node, Sample
 from fleet.models.command import LABELS, LOAD, PLAN
 

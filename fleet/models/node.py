@@ -1,9 +1,11 @@
 """Nodes: the daemons we talk to."""
 
 import ipaddress
+from contextlib import suppress
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
 from django.utils import timezone
 from django_cryptography.fields import encrypt
@@ -168,9 +170,8 @@ class Node(models.Model):
 
     def forget_machine(self) -> None:
         """It is another machine from now on: what was read of the old one is not true of it."""
-        from fleet.models.reading import Reading
-
-        Reading.objects.filter(node=self).delete()
+        with suppress(ObjectDoesNotExist):
+            self.reading.delete()
 
     def enable(self) -> None:
         self._switch(True)

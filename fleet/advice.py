@@ -52,3 +52,9 @@ def explain(status: dict) -> str:
     """LM Studio's own state in a sentence; an agent of another version may tell of one that is unknown here."""
     state = status.get("state")
     return Managed(state).explanation if state in list(Managed) else "Its state is unknown."
+
+
+def in_short(status: dict) -> str:
+    """The same in a word or two."""
+    state = status.get("state")
+    return state.replace("_", " ") if state in list(Managed) else "unknown"

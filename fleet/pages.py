@@ -3,12 +3,12 @@
 import json
 
 from fleet import panels
-from fleet.advice import advise, explain
+from fleet.advice import advise, in_short
 from fleet.allocation.profile import Profile, Strategy
 from fleet.cards import cards
 from fleet.layout_forms import model_keys
 from fleet.models import Command, Node, Sample
-from fleet.models.command import LABELS, LOAD, PLAN
+from fleet.models.command import LOAD, PLAN
 from fleet.models.profile import in_words
 from fleet.telemetry.readings import Machine
 
@@ -44,9 +44,8 @@ def node_context(node: Node, user) -> dict:
         "reading": reading,
         "machine": machine,
         "status": status,
-        "status_words": explain(status) if status else "",
+        "status_words": in_short(status) if status else "",
         "advice": advice,
-        "advice_label": LABELS[advice.action] if advice and advice.action else "",
         "current": current,
         "history": [command for command in commands if command != current],
         "graphs": graphs(node, machine),

@@ -4,6 +4,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import permission_required
 from django.http import JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleet import offers, pages
@@ -118,7 +119,7 @@ def node_layout(request, pk):
     if not form.is_valid():
         return render(request, "fleet/node.html", _node_page(request, node, layout_form=form), status=422)
     Command.ask(node, LOAD if "load" in request.POST else PLAN, request.user, **form.parameters)
-    return redirect("node", node.pk)
+    return redirect(f"{reverse('node', args=[node.pk])}#layout")  # where the plan shows
 
 
 @require_POST

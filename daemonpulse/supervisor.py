@@ -5,7 +5,6 @@ This process stays small (no Django): it starts the others, starts a crashed one
 
 import argparse
 import contextlib
-import ipaddress
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemonpulse import lifeline, paths
+from daemonpulse.addresses import is_loopback
 
 DEFAULT_PORT = 8642
 STOP_SECONDS = 6.0  # what a process has to end by itself; then it is killed
@@ -192,17 +192,12 @@ class Supervisor:
 
 
 def check_address(host: str, is_allowed: bool) -> None:
-    if host == "localhost" or is_allowed:
+    if is_allowed or is_loopback(host):
         return
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise CannotStart(
-            f"{host} can be reached by others, and without TLS they can read along. Add --insecure-lan if you trust "
-            "everybody on that network, or put a TLS proxy in front and keep 127.0.0.1."
-        )
+    raise CannotStart(
+        f"{host} can be reached by others, and without TLS they can read along. Add --insecure-lan if you trust "
+        "everybody on that network, or put a TLS proxy in front and keep 127.0.0.1."
+    )
 
 
 def lock_data_dir(folder: Path):

@@ -80,9 +80,7 @@ class OwnReader:
 
     @staticmethod
     def _made() -> MachineReader:
-        folder = Folder.find()
-        survey = (lambda: LMStudioManager().query("survey")) if folder.is_bootstrapped else None
-        return MachineReader(survey=survey, folder=folder.path)
+        return MachineReader(survey=lambda: LMStudioManager().survey(), folder=Folder.find().path)
 
 
 _own_reader = OwnReader()

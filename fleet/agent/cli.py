@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from daemonpulse.addresses import is_address, is_loopback
 from fleet.agent import journal, keys, serving, tls, units
 
 DEFAULT_PORT = 8643
@@ -52,6 +53,7 @@ def parse(command: str, argv: list[str]) -> argparse.Namespace:
         add("--key", type=Path, help="its key, as a PEM file")
         add("--insecure-lan", action="store_true", help="serve others without TLS; anybody there can read along")
         add("--lmstudio-port", type=int, help="the port of LM Studio's server (default: as it was last used)")
+        add("--lmstudio-bind", metavar="ADDRESS", help="the address it is started on (default: as it was last used)")
     if command != "log":
         add("--tls", action="store_true", help="serve TLS with a certificate of its own, made on the first start")
     if command == "serve":
@@ -85,7 +87,7 @@ def serve(options: argparse.Namespace, folder: Path) -> int:
     key = key.with_fingerprint(certificate.fingerprint if certificate else "")
     keys.write(folder, key)  # with the fingerprint of the certificate it serves now
     address = serving.Address(options.host, options.port, certificate)
-    return serving.serve(address, key, folder, options.lmstudio_port)
+    return serving.serve(address, key, folder, serving.LMStudioPlace(options.lmstudio_port, options.lmstudio_bind))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -94,8 +96,10 @@ def check(options: argparse.Namespace) -> None:
         raise CannotStart("A certificate needs both --cert and --key; --tls makes one of its own instead.")
     if not 0 <= options.port < 2**16:
         raise CannotStart(f"{options.port} is no port: 0 to 65535.")
+    if options.lmstudio_bind is not None and not is_address(options.lmstudio_bind):
+        raise CannotStart(f"--lmstudio-bind {options.lmstudio_bind} is no address. Give one such as 0.0.0.0.")
     has_tls = options.tls or options.cert
-    if not (has_tls or options.insecure_lan or serving.is_loopback(options.host)):
+    if not (has_tls or options.insecure_lan or is_loopback(options.host)):
         raise CannotStart(
             f"{options.host} can be reached by others, and without TLS they can read along. Add --tls, or "
             "--insecure-lan if you trust everybody on that network."
@@ -125,14 +129,8 @@ def install(options: argparse.Namespace, folder: Path) -> int:
     """Prints; whoever reads it decides."""
     check(options)
     home = options.home.expanduser()
-    lms = home / ".lmstudio" / "bin" / "lms"
-    if home == Path.home():
-        from fleet.lms.home import Folder
-
-        lms = Folder.find().own_lms
     agent = units.agent_unit(user=options.user, home=str(home), command=_command(options))
-    port = options.lmstudio_port or 1234
-    llmster = units.llmster_unit(user=options.user, home=str(home), lms=str(lms), port=port, model=options.model)
+    llmster = _llmster_unit(options, home)
     print(f"# 1. Save this as {units.AGENT_FILE}\n\n{agent}")
     print(f"# 2. Save this as {units.LLMSTER_FILE}, unless LM Studio starts by itself already\n\n{llmster}")
     print("# 3. Then start both, now and at each boot:")
@@ -142,14 +140,29 @@ def install(options: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
+def _llmster_unit(options: argparse.Namespace, home: Path) -> str:
+    """Where LM Studio is, and where its server was last, is known of this user's own alone."""
+    from fleet.lms.home import DEFAULT_INTERFACE, DEFAULT_PORT, Folder
+
+    lms, port, bind = home / ".lmstudio" / "bin" / "lms", DEFAULT_PORT, DEFAULT_INTERFACE
+    if home == Path.home():
+        own = Folder.find()
+        lms, port, bind = own.own_lms, own.port, own.interface
+    return units.llmster_unit(
+        user=options.user, home=str(home), lms=str(lms), port=options.lmstudio_port or port,
+        bind=options.lmstudio_bind or bind, model=options.model,
+    )  # fmt: skip
+
+
 def _command(options: argparse.Namespace) -> list[str]:
     """What the unit runs: this Python, and the options that were given."""
     command = [sys.executable, "-m", "fleet.agent", "serve", "--host", options.host, "--port", str(options.port)]
     for name in ("data_dir", "cert", "key"):
         if path := getattr(options, name):
             command += [f"--{name.replace('_', '-')}", str(path.expanduser().resolve())]
-    if options.lmstudio_port:
-        command += ["--lmstudio-port", str(options.lmstudio_port)]
+    for name in ("lmstudio_port", "lmstudio_bind"):
+        if given := getattr(options, name):
+            command += [f"--{name.replace('_', '-')}", str(given)]
     return command + [f"--{name.replace('_', '-')}" for name in ("tls", "insecure_lan") if getattr(options, name)]
 
 

@@ -17,18 +17,23 @@ from fleet.agent.errors import ActionFailed, from_error
 from fleet.agent.keys import AgentKey
 from fleet.agent.log_reading import LogStream, open_log_stream
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.http import CUT_WORDS
+from fleet.lms.status import Status
 from fleet.telemetry.readings import Machine
+from fleet.texts import clean, cleaned_json
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 15.0  # a status asks LM Studio's command line, which takes its time
 TELEMETRY_SECONDS = 8.0
 SILENCE_SECONDS = 20.0  # of a command: its agent sends a beat every 5 s
+COMMAND_SECONDS = 2 * 3600.0  # the whole of one: longer than a download of LM Studio from a slow line
 READ_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
 MAX_LINE_BYTES = 8 * 1024 * 1024  # the longest is an inventory of models
 MAX_COMMAND_BYTES = 64 * 1024 * 1024
+MAX_RESULT_BYTES = 1024 * 1024
+MAX_LINE = 4000  # characters of a command's output
 NOT_AN_AGENT = "What answers there is not an agent."
-CUT_WORDS = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead", "InvalidChunkLength", "BrokenPipe")
 
 
 class AgentClient:
@@ -62,7 +67,7 @@ class AgentClient:
 
     def status(self) -> dict:
         """What LMStudioManager.get_status() says there, as JSON."""
-        return self._get("/v1/status", ANSWER_SECONDS)
+        return Status.from_json(self._get("/v1/status", ANSWER_SECONDS)).as_json()
 
     def execute(
         self,
@@ -78,16 +83,17 @@ class AgentClient:
 
         `command_id` is the id under which both ends write it down (letters, digits, _ and -, at most 64).
         """
+        until = time.monotonic() + COMMAND_SECONDS
         envelope = sign(self.key, str(action), parameters or {}, id=command_id)
         if on_signed is not None:
             on_signed(envelope)
         with self._sent("POST", "/v1/commands", SILENCE_SECONDS, json=envelope) as answer:
             if answer.status_code != 200:
                 raise _error(answer.status_code, _json(_content(answer, time.monotonic() + ANSWER_SECONDS)))
-            for line in _lines(answer):
+            for line in _lines(answer, until):
                 part = _json(line)
                 if "result" in part:
-                    return part["result"] if isinstance(part["result"], dict) else {}
+                    return _result(part["result"])
                 if "error" in part:
                     raise from_error(part["error"])
                 if on_line is not None and (text := _line_in(part)) is not None:
@@ -178,10 +184,12 @@ def _content(answer: requests.Response, until: float) -> bytes:
     return bytes(content)
 
 
-def _lines(answer: requests.Response) -> Iterator[bytes]:
-    """The lines of a command's answer, as they come."""
+def _lines(answer: requests.Response, until: float) -> Iterator[bytes]:
+    """The lines of a command's answer, as they come. Its beats show only that the agent lives, so they are no end."""
     begun, total = bytearray(), 0
-    for block in answer.iter_content(READ_BYTES):
+    while block := answer.raw.read1(READ_BYTES):
+        if time.monotonic() > until:
+            raise DaemonError(Reason.TIMEOUT, f"The command ran longer than {COMMAND_SECONDS / 3600:g} hours.")
         total += len(block)
         *lines, rest = block.split(b"\n")
         for line in lines:
@@ -202,11 +210,23 @@ def _json(content: bytes) -> dict:
     return body
 
 
+def _result(told: object) -> dict:
+    """What came of a command: clean, and small enough to be kept."""
+    try:
+        result = cleaned_json(told) if isinstance(told, dict) else {}
+        size = len(json.dumps(result))
+    except RecursionError as error:
+        raise DaemonError(Reason.NOT_UNDERSTOOD, "The result is nested too deeply.") from error
+    if size > MAX_RESULT_BYTES:
+        raise DaemonError(Reason.NOT_UNDERSTOOD, "The result is too long.")
+    return result
+
+
 def _line_in(part: dict) -> str | None:
     """The line of output in a part of the answer; None for a beat."""
     if type(count := part.get("left_out")) is int:
         return f"({count} lines were left out: the connection is too slow for them.)"
-    return part["line"] if isinstance(part.get("line"), str) else None
+    return clean(part["line"], MAX_LINE) if isinstance(part.get("line"), str) else None
 
 
 __all__ = ["ActionFailed", "AgentClient"]

@@ -1,6 +1,7 @@
 """What an agent can say no with, as the control plane sees it."""
 
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.texts import clean
 
 REASONS = {
     "busy": Reason.BUSY,
@@ -46,4 +47,4 @@ def from_error(told: object) -> ActionFailed:
 
 
 def _text(value: object) -> str:
-    return value[:MAX_TEXT] if isinstance(value, str) else ""
+    return clean(value, MAX_TEXT) if isinstance(value, str) else ""

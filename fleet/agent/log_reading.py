@@ -13,6 +13,7 @@ from fleet.agent import pinning
 from fleet.agent.envelope import sign
 from fleet.agent.errors import from_error
 from fleet.agent.keys import AgentKey
+from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason
 
 HANDSHAKE_SECONDS = 10.0
@@ -91,11 +92,7 @@ def open_log_stream(url: str, key: AgentKey, source: str, connect_seconds: float
 def _connected(url: str, key: AgentKey, seconds: float) -> socket.socket:
     """A connection to the agent itself: with TLS, one whose certificate is the right one."""
     parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        connected = socket.create_connection((parts.hostname, port), seconds)
-    except OSError as error:
-        raise DaemonError(Reason.UNREACHABLE, "no connection") from error
+    connected = http.dial(url, seconds)
     try:
         if parts.scheme == "https":
             connected = pinning.context(key.fingerprint).wrap_socket(connected, server_hostname=parts.hostname)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemonpulse import __version__
+from daemonpulse.addresses import is_loopback
 from fleet.agent import tls
 from fleet.agent.keys import AgentKey
 
@@ -29,16 +30,15 @@ class Address:
         return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
 
 
-def is_loopback(host: str) -> bool:
-    import ipaddress
+@dataclass(frozen=True)
+class LMStudioPlace:
+    """Where LM Studio's server is started; None = where it was last."""
 
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    port: int | None = None
+    bind: str | None = None
 
 
-def serve(address: Address, key: AgentKey, folder: Path, lmstudio_port: int | None) -> int:
+def serve(address: Address, key: AgentKey, folder: Path, place: LMStudioPlace) -> int:
     """Serve until SIGTERM or SIGINT, which end the process with 0. Returns 1 when it cannot start."""
     # Imported here: a unit or a key is printed without a reactor.
     from twisted.internet import reactor
@@ -47,7 +47,7 @@ def serve(address: Address, key: AgentKey, folder: Path, lmstudio_port: int | No
     from daemonpulse.lan import AGENT, Announcement
     from fleet.agent.server import listener
 
-    doors = _doors(reactor, key, folder, lmstudio_port)
+    doors = _doors(reactor, key, folder, place)
     reactor.suggestThreadPoolSize(THREADS)
     try:
         tls_options = tls.options(address.certificate) if address.certificate else None
@@ -82,20 +82,18 @@ def serve(address: Address, key: AgentKey, folder: Path, lmstudio_port: int | No
     return 0
 
 
-def _doors(reactor, key: AgentKey, folder: Path, lmstudio_port: int | None):
+def _doors(reactor, key: AgentKey, folder: Path, place: LMStudioPlace):
     from fleet.agent.commands import Commands
     from fleet.agent.server import Doors
     from fleet.lms.home import Folder
     from fleet.lms.manager import LMStudioManager
     from fleet.telemetry.reader import MachineReader
 
-    home = Folder.find()
-
     def manager(on_line=None) -> LMStudioManager:
-        return LMStudioManager(home, port=lmstudio_port, on_line=on_line)
+        """A new one each time: LM Studio may have been installed or moved since."""
+        return LMStudioManager(port=place.port, bind=place.bind, on_line=on_line)
 
-    survey = (lambda: manager().query("survey")) if home.is_bootstrapped else None
-    reader = MachineReader(survey=survey, folder=home.path)
+    reader = MachineReader(survey=lambda: manager().survey(), folder=Folder.find().path)
     return Doors(
         reactor,
         Commands(key, folder, manager),

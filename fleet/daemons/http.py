@@ -25,6 +25,9 @@ SILENCE_SECONDS = 180.0  # between two pieces of a stream: a long prompt is proc
 READ_BYTES = 65536
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
+# In the text of requests' and urllib3's errors: somebody was there, and the connection broke.
+CUT_WORDS = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead", "InvalidChunkLength", "BrokenPipe")
+
 # Calls are seconds apart: a kept connection saves nothing, and may be closed by the daemon just as it is used again.
 ONE_CALL = {"Connection": "close"}
 
@@ -32,6 +35,16 @@ ONE_CALL = {"Connection": "close"}
 def headers(token: str) -> dict[str, str]:
     """With auth off a daemon is sent no header at all (contract §1.3)."""
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def dial(url: str, seconds: float = CONNECT_SECONDS) -> socket.socket:
+    """A plain connection to the URL's host and port. Raises DaemonError UNREACHABLE."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return socket.create_connection((parts.hostname, port), seconds)
+    except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+        raise DaemonError(Reason.UNREACHABLE, "no connection") from error
 
 
 def call(method: str, url: str, token: str = "", body: dict | None = None, seconds: float = ANSWER_SECONDS) -> dict:
@@ -67,9 +80,6 @@ def _content(answer: requests.Response, until: float) -> bytes:
         if time.monotonic() > until:
             raise DaemonError(Reason.TIMEOUT, "no whole answer in time")
     return bytes(content)
-
-
-CUT_WORDS = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead", "InvalidChunkLength", "BrokenPipe")
 
 
 def _connection_reason(error: requests.RequestException) -> Reason:

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -246,10 +245,9 @@ def _connected(url: str, token: str) -> ClientConnection:
     parts = urlsplit(url)
     uri = parts._replace(scheme="wss" if parts.scheme == "https" else "ws").geturl()
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        raw = socket.create_connection((parts.hostname, port), http.CONNECT_SECONDS)
-    except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-        raise SocketUnavailable(Reason.UNREACHABLE, type(error).__name__) from error
+        raw = http.dial(url)
+    except DaemonError as error:
+        raise SocketUnavailable(error.reason, error.detail) from error
     raw.settimeout(None)
     try:
         return connect(

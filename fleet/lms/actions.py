@@ -38,7 +38,7 @@ LABELS = {
     Action.DAEMON_UP: "Start the daemon",
     Action.DAEMON_DOWN: "Stop the daemon",
     Action.DAEMON_UPDATE: "Update the daemon",
-    Action.HEADLESS_ON: "Run without a window",
+    Action.HEADLESS_ON: "Start it with the machine",
     Action.STATUS: "Look at the status",
     Action.QUERY: "Ask LM Studio",
     Action.ESTIMATE: "Estimate the memory",

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fleet.lms.errors import LmsError, Problem
+from fleet.texts import cleaned_json
 
 MAX_QUOTED = 300
 PASSKEY_WORDS = "invalid passkey for lms cli client"  # contract §12.9
@@ -55,12 +56,12 @@ def judged(answer: Answer) -> Answer:
 
 
 def json_in(answer: Answer) -> object:
-    """The JSON on stdout; lines before it are skipped. Raises LmsError."""
+    """The JSON on stdout, its texts clean; lines before it are skipped. Raises LmsError."""
     if answer.is_cut:
         raise LmsError(Problem.NOT_UNDERSTOOD, f"The answer of `{answer.command}` is too long.", answer.stdout)
     for start in [match.start() for match in JSON_START.finditer(answer.stdout)][:MAX_STARTS]:
         with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(answer.stdout[start:])
+            return cleaned_json(json.loads(answer.stdout[start:]))
     if answer.exit_code:
         raise answer.failure()
     raise LmsError(Problem.NOT_UNDERSTOOD, f"The answer of `{answer.command}` is not JSON.", answer.text)

@@ -1,9 +1,11 @@
 """`lms daemon …`: the process behind everything, llmster or the desktop application (contract §7.8)."""
 
+import functools
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from fleet.lms.cli import Lms
 from fleet.lms.errors import LmsError, Problem
@@ -11,6 +13,7 @@ from fleet.lms.errors import LmsError, Problem
 UPDATE_SECONDS = 1800.0  # a download of some hundred megabytes
 GONE_SECONDS = 10.0
 POLL_SECONDS = 0.25
+KNOWN_VERSIONS = 16  # of so many daemons
 VERSION = re.compile(r"\bv?(\d+\.\d+\.\d+[\w.+-]*) is running", re.IGNORECASE)
 
 
@@ -39,12 +42,17 @@ def look(lms: Lms, seconds: float) -> DaemonState:
     )
 
 
-def version(lms: Lms, seconds: float) -> str | None:
-    """Of the daemon that runs, as it words it; None when it does not tell. Only the answer in words has it."""
-    try:
-        found = VERSION.search(lms.run("daemon", "status", seconds=seconds).text)
-    except LmsError:
-        return None
+@functools.lru_cache(KNOWN_VERSIONS)
+def version(executable: Path, pid: int, seconds: float) -> str | None:
+    """Of the daemon with this process id, as it words it; None when it does not tell. Only the answer in words has it.
+
+    Asked once for each daemon, whoever asks: a call of `lms` takes a good part of a second. Raises LmsError, and then
+    it is asked again the next time.
+    """
+    answer = Lms(executable).run("daemon", "status", seconds=seconds)
+    if answer.exit_code:
+        raise answer.failure()
+    found = VERSION.search(answer.text)
     return found[1] if found else None
 
 

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+from fleet.texts import clean
+
+MAX_SENTENCE = 2000
 MAX_DETAIL = 4000
 DOWNLOAD_PAGE = "https://lmstudio.ai/download"
 INSTALL_COMMANDS = {"win32": "irm https://lmstudio.ai/install.ps1 | iex"}  # contract §8.4
@@ -53,7 +56,7 @@ class LmsError(Exception):
     """
 
     def __init__(self, problem: Problem, sentence: str, detail: str = "", advice: str = ""):
-        super().__init__(sentence)
+        super().__init__(clean(sentence, MAX_SENTENCE))
         self.problem = problem
         self.advice = advice or problem.advice
         self.detail = detail[-MAX_DETAIL:]

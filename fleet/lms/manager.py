@@ -6,15 +6,17 @@ Looking never wakes the daemon: most `lms` commands start it when it is down (co
 
 from collections.abc import Callable, Mapping, Sequence
 
+from daemonpulse.addresses import is_address
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.lms import chat, daemon, loading, preferences, server
 from fleet.lms.chat import ChatDeltas, ChatMessage, MessageRole
-from fleet.lms.cli import Lms, LmsError, Problem
+from fleet.lms.cli import Lms, LmsError, Problem, value
 from fleet.lms.daemon import DaemonState
 from fleet.lms.errors import not_installed
 from fleet.lms.home import DEFAULT_INTERFACE, Folder, url_of
 from fleet.lms.logs import LogStream, Source
-from fleet.lms.status import State, Status
+from fleet.lms.status import MAX_TEXT, State, Status
+from fleet.texts import clean
 
 __all__ = ["ChatMessage", "LMStudioManager", "LmsError", "MessageRole", "Problem", "State", "Status"]
 
@@ -31,7 +33,7 @@ TRIES = {"ls": 2, "ps": 2}
 
 
 class LMStudioManager:
-    """One LM Studio. `port` and `bind` are where its server is started; without a port, where it was last.
+    """One LM Studio. `port` and `bind` are where its server is started; without them, where it was last.
 
     `on_line` gets each line that a changing command writes, as it comes. What fails raises LmsError, or DaemonError
     where HTTP is spoken; a value that cannot be passed on raises ValueError.
@@ -41,7 +43,7 @@ class LMStudioManager:
         self,
         folder: Folder | None = None,
         port: int | None = None,
-        bind: str = DEFAULT_INTERFACE,
+        bind: str | None = None,
         token: str = "",
         on_line: Callable[[str], None] | None = None,
     ):
@@ -50,12 +52,18 @@ class LMStudioManager:
         self.bind = bind
         self.token = token
         self.on_line = on_line
-        self._versions: dict[int | None, str | None] = {}  # of the daemon with this process id
 
     @property
     def api_endpoint(self) -> str:
         """The server's URL as seen from this machine."""
-        return self.folder.base_url if self.port is None else url_of(self.bind, self.port)
+        return self.folder.base_url if self.port is None else url_of(*self._place)
+
+    @property
+    def _place(self) -> tuple[str, int]:
+        """Address and port for a start. `lms` takes up the port that was last used, but never the address, so a
+        server that others could reach would come back for this machine alone (contract §7.7)."""
+        last = self.folder.interface
+        return self.bind or (last if is_address(last) else DEFAULT_INTERFACE), self.port or self.folder.port
 
     @property
     def lms(self) -> Lms:
@@ -96,10 +104,10 @@ class LMStudioManager:
             return DaemonState(), error
 
     def _version(self, pid: int | None) -> str | None:
-        """Asked once for each daemon: every call of `lms` takes a good part of a second."""
-        if pid not in self._versions and (executable := self.folder.lms):
-            self._versions = {pid: daemon.version(Lms(executable), LOOK_SECONDS)}
-        return self._versions.get(pid)
+        try:
+            return daemon.version(self.lms.executable, pid, LOOK_SECONDS) if pid else None
+        except LmsError:
+            return None
 
     def _state(self, is_up: bool, trouble: LmsError | None) -> State:
         if trouble and trouble.problem is Problem.PASSKEY_MISMATCH:
@@ -121,18 +129,21 @@ class LMStudioManager:
 
     def _current_model(self) -> str | None:
         try:
-            return server.loaded_model(self.api_endpoint, self.token)
+            model = server.loaded_model(self.api_endpoint, self.token)
         except DaemonError:
             return None
+        return clean(model, MAX_TEXT) if model else None
 
     def ensure_server_running(self) -> Status:
         """Start the server unless it answers already; it is asked whether it does, whatever the command says."""
+        return self._ensure_at(*self._place)
+
+    def _ensure_at(self, bind: str, port: int) -> Status:
         if server.greets(self.api_endpoint):
             return self.get_status()
-        lms, port = self.lms, self.port or self.folder.port
-        url = url_of(self.bind, port)
+        lms, url = self.lms, url_of(bind, port)
         # Without --port and --bind a fresh daemon may end up elsewhere (contract §7.7).
-        args = ("server", "start", "--port", str(port), "--bind", self.bind)
+        args = ("server", "start", "--port", str(port), "--bind", value(bind))
         try:
             answer = lms.run(*args, seconds=START_SECONDS, on_line=self.on_line)
         except LmsError as error:
@@ -156,8 +167,9 @@ class LMStudioManager:
         return self.get_status()
 
     def restart_server(self) -> Status:
+        place = self._place
         self.stop_server()
-        return self.ensure_server_running()
+        return self._ensure_at(*place)
 
     def daemon_up(self) -> Status:
         """Start llmster, or the desktop application where only that is installed."""
@@ -175,7 +187,7 @@ class LMStudioManager:
     def daemon_update(self) -> Status:
         """Update llmster: stopped before, and running as before afterwards, also when the update failed."""
         daemon.check_can_update(self.folder.platform)
-        before, had_server = daemon.look(self.lms, LOOK_SECONDS), server.greets(self.api_endpoint)
+        before, had_server, place = daemon.look(self.lms, LOOK_SECONDS), server.greets(self.api_endpoint), self._place
         if before.is_running:
             self.daemon_down()
         try:
@@ -184,7 +196,7 @@ class LMStudioManager:
             if before.is_running:
                 self.daemon_up()
             if before.is_running and had_server:
-                self.ensure_server_running()
+                self._ensure_at(*place)
         return self.get_status()
 
     def headless(self) -> bool | None:
@@ -207,6 +219,10 @@ class LMStudioManager:
         if what == "ls" and answer == []:  # after a cold start the first list may not be complete (contract §12.7)
             answer = lms.json(*QUERIES[what], seconds=QUERY_SECONDS)
         return answer
+
+    def survey(self) -> object | None:
+        """The JSON of `lms runtime survey`; None where there is no `lms` that could be asked."""
+        return self.query("survey") if self.folder.is_bootstrapped else None
 
     def estimate(self, model: str, context_length: int | None = None, gpu_ratio: float | None = None) -> dict:
         """What a load would need: {"gpu_bytes", "total_bytes", "fits", "confidence", "text"}."""

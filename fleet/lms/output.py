@@ -4,14 +4,14 @@ import re
 import time
 from collections.abc import Callable
 
+from fleet.texts import CONTROL, SEQUENCE
+
 MAX_LINE = 4000  # characters; the rest of a longer line is cut off
 FRAME_SECONDS = 0.5  # of a progress display at most one line in this time
 MAX_SEQUENCE = 200  # characters of an escape sequence that is not complete yet
 
 CURSOR = re.compile(r"\x1b\[[0-9;?]*[ABEFGHJKf]")  # moves or erases: what follows is written over the line
-SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[0-Z\\`-~])")
 INCOMPLETE = re.compile(r"(?:\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)?|\r)\Z")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 BRAILLE = re.compile(r"[\u2800-\u28ff]")
 SPINNER = re.compile(r"[\u2800-\u28ff|/\\\s-]+")
 

@@ -1,9 +1,13 @@
 """How it stands with the LM Studio of a machine: five states, each with what to do about it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 from fleet.lms.errors import Problem, not_installed
+from fleet.texts import clean
+
+MAX_TEXT = 500
+MOST = 2**31
 
 
 class State(StrEnum):
@@ -43,17 +47,18 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Status:
-    """What one look found. None = unknown; `current_model` is None also when nothing is loaded.
+    """What one look found. None = unknown; `current_model` is None also when nothing is loaded, `state` when another
+    version of this program tells of one that is not known here.
 
     `is_daemon`: llmster (True) or the desktop application (False). `headless`: set to run without its window.
     """
 
-    installed: bool
-    bootstrapped: bool
-    server_running: bool
+    installed: bool | None
+    bootstrapped: bool | None
+    server_running: bool | None
     api_endpoint: str
     current_model: str | None
-    state: State
+    state: State | None
     advice: str
     daemon_running: bool | None = None
     daemon_pid: int | None = None
@@ -62,4 +67,23 @@ class Status:
     headless: bool | None = None
 
     def as_json(self) -> dict:
-        return asdict(self) | {"state": self.state.value, "explanation": self.state.explanation}
+        state, explanation = (self.state.value, self.state.explanation) if self.state else ("", "")
+        return asdict(self) | {"state": state, "explanation": explanation}
+
+    @classmethod
+    def from_json(cls, data: dict) -> "Status":
+        """What as_json() wrote, maybe on another machine: nothing is taken on trust. Unknown keys are dropped, what
+        is not of its field's type is unknown."""
+        told = {field.name: _read(field.type, data.get(field.name)) for field in fields(cls)}
+        return cls(**told)
+
+
+def _read(kind: object, value: object) -> object:
+    """The value, if it is of the field's type, else what means unknown there."""
+    if kind == State | None:
+        return State(value) if isinstance(value, str) and value in list(State) else None
+    if kind == bool | None:
+        return value if isinstance(value, bool) else None
+    if kind == int | None:
+        return value if type(value) is int and 0 <= value < MOST else None
+    return clean(value, MAX_TEXT) if isinstance(value, str) else "" if kind is str else None

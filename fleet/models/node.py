@@ -1,6 +1,5 @@
 """Nodes: the daemons we talk to."""
 
-import ipaddress
 from contextlib import suppress
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
+from daemonpulse.addresses import is_loopback
 from daemonpulse.models.event import record, writing
 from fleet.daemons import kinds
 from fleet.daemons.base import Daemon
@@ -89,11 +89,7 @@ class Node(models.Model):
     @property
     def is_here(self) -> bool:
         """Its address is this machine's own."""
-        host = urlsplit(self.base_url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(urlsplit(self.base_url).hostname or "")
 
     @property
     def has_host(self) -> bool:

@@ -24,23 +24,11 @@ LINUX = {
     Browser.EDGE: ".config/microsoft-edge/NativeMessagingHosts",
     Browser.FIREFOX: ".mozilla/native-messaging-hosts",
 }
-LINUX_SYSTEM = {
-    Browser.CHROME: "/etc/opt/chrome/native-messaging-hosts",
-    Browser.CHROMIUM: "/etc/chromium/native-messaging-hosts",
-    Browser.EDGE: "/etc/opt/edge/native-messaging-hosts",
-    Browser.FIREFOX: "/usr/lib/mozilla/native-messaging-hosts",
-}
 MACOS = {
     Browser.CHROME: "Library/Application Support/Google/Chrome/NativeMessagingHosts",
     Browser.CHROMIUM: "Library/Application Support/Chromium/NativeMessagingHosts",
     Browser.EDGE: "Library/Application Support/Microsoft Edge/NativeMessagingHosts",
     Browser.FIREFOX: "Library/Application Support/Mozilla/NativeMessagingHosts",
-}
-MACOS_SYSTEM = {
-    Browser.CHROME: "/Library/Google/Chrome/NativeMessagingHosts",
-    Browser.CHROMIUM: "/Library/Application Support/Chromium/NativeMessagingHosts",
-    Browser.EDGE: "/Library/Microsoft/Edge/NativeMessagingHosts",
-    Browser.FIREFOX: "/Library/Application Support/Mozilla/NativeMessagingHosts",
 }
 WINDOWS = {
     Browser.CHROME: r"Software\Google\Chrome\NativeMessagingHosts",
@@ -52,19 +40,16 @@ WINDOWS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a browser looks: in a folder, or (Windows) below a registry key that names the manifest's path."""
+    """Where a browser looks: in a folder, or (Windows) in a key of HKEY_CURRENT_USER that names the manifest."""
 
     folder: Path | None = None
-    registry_root: str = ""  # "HKCU" or "HKLM"
     registry_key: str = ""
 
 
-def where(browser: Browser, platform: str, home: Path, system: bool = False) -> Place:
-    """The place for this user, or for all of them. `platform` as sys.platform; `home` the user's folder."""
+def where(browser: Browser, platform: str, home: Path) -> Place:
+    """The place for this user. `platform` as sys.platform; `home` the user's folder."""
     if platform == "win32":
-        return Place(registry_root="HKLM" if system else "HKCU", registry_key=WINDOWS[browser])
-    if system:
-        return Place(Path((MACOS_SYSTEM if platform == "darwin" else LINUX_SYSTEM)[browser]))
+        return Place(registry_key=WINDOWS[browser])
     return Place(home / (MACOS if platform == "darwin" else LINUX)[browser])
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from daemonpulse.addresses import is_loopback
 from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.native.answers import Problem
@@ -37,7 +38,7 @@ def _checked_address(url: str) -> str:
     parts = urlsplit(url.strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
         raise ValueError(f"{url!r} is not the address of a web server. It looks like http://127.0.0.1:8642.")
-    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("Without https the token would cross the network readable. Use https://, or 127.0.0.1.")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 

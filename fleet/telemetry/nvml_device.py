@@ -6,6 +6,7 @@ from types import ModuleType
 
 from fleet.telemetry.processes import ProcessNames
 from fleet.telemetry.readings import MAX_PROCESSES, MAX_TEXT, Gpu, GpuProcess
+from fleet.texts import clean
 
 # After these nothing more can be asked of a GPU; any other error concerns one field only.
 FATAL = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "GPU_IS_LOST", "RESET_REQUIRED")
@@ -89,12 +90,13 @@ class NvmlDevice:
 
     def _profile(self) -> str:
         """The driver names an instance "NVIDIA A100-SXM4-40GB MIG 1g.5gb"; "MIG" where it does not."""
-        return (self._ask("nvmlDeviceGetName") or "").rpartition(" MIG ")[2][:MAX_TEXT] or "MIG"
+        return (self._ask("nvmlDeviceGetName") or "").rpartition(" MIG ")[2] or "MIG"
 
     def _ask(self, function: str, *arguments: object) -> object | None:
         """What the driver answers; None when it does not tell, such as NOT_SUPPORTED or NO_PERMISSION."""
         try:
-            return getattr(self._library, function)(self._handle, *arguments)
+            told = getattr(self._library, function)(self._handle, *arguments)
+            return clean(told, MAX_TEXT) if isinstance(told, str) else told
         except UnicodeDecodeError:  # pynvml decodes the driver's texts as UTF-8
             return None
         except self._library.NVMLError as error:

@@ -6,6 +6,7 @@ from pathlib import Path, PureWindowsPath
 from types import ModuleType
 
 from fleet.telemetry.readings import GpuProcess
+from fleet.texts import clean
 
 MAX_NAME = 80
 # Of a program's name, without its folder: LM Studio's parts, llama.cpp's server, Ollama and vLLM.
@@ -27,7 +28,7 @@ class ProcessNames:
     def process(self, pid: int, memory_bytes: int | None) -> GpuProcess:
         """The process with this id. Its name is "" when it is gone or hidden from this account."""
         name, program, arguments = _looked_up(pid)
-        name = (name or self._name_by_driver(pid))[:MAX_NAME]
+        name = clean(name or self._name_by_driver(pid), MAX_NAME)
         is_daemon = any(map(self._is_daemons, (name, program, *arguments[:1]))) or _runs_daemon_module(arguments)
         return GpuProcess(pid, name, memory_bytes, is_daemon)
 

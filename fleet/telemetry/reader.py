@@ -12,6 +12,8 @@ from fleet.telemetry.readings import Gpu, Machine
 from fleet.telemetry.survey import gpus_from_survey, ram_from_survey
 from fleet.telemetry.system import System, has_unified_memory
 
+Surveyed = tuple[tuple[Gpu, ...], int | None, str]  # the GPUs, the memory in bytes, a sentence
+
 logger = logging.getLogger(__name__)
 
 NVML_SECONDS = 5.0
@@ -23,11 +25,13 @@ FROM_SURVEY = "LM Studio's hardware survey tells what GPUs there are, but not ho
 NONE_IN_SURVEY = "LM Studio's hardware survey found no GPU either."
 SURVEY_FAILED = "LM Studio's hardware survey could not be had. Check that LM Studio is installed and running."
 SURVEY_SLOW = "LM Studio's hardware survey has not come yet."
+NO_SURVEY = (), None, ""
 UNIFIED = "Processors and GPU share one memory on this machine."
 
 
 class MachineReader:
-    """Reads this machine, from any thread. `survey` returns the JSON of `lms runtime survey --json`, parsed.
+    """Reads this machine, from any thread. `survey` returns the JSON of `lms runtime survey --json`, parsed, or None
+    as long as there is nothing here that could be asked for it.
 
     It is asked only where NVML knows no GPU, at most every ten minutes, and may raise. `folder` is LM
     Studio's: processes whose program lies below it are marked as the daemon's.
@@ -52,7 +56,8 @@ class MachineReader:
         if not answer.gpus and answer.note != HANGING and self._survey:
             gpus, ram, note = self._survey.read()
             is_nvidia_missed = not gpus or any("nvidia" in gpu.name.lower() for gpu in gpus)
-            answer = dataclasses.replace(answer, gpus=gpus, note=f"{note} {answer.note}" if is_nvidia_missed else note)
+            note = f"{note} {answer.note}".strip() if is_nvidia_missed else note
+            answer = dataclasses.replace(answer, gpus=gpus, note=note)
         system = self._system.read()
         system["ram_total_bytes"] = system["ram_total_bytes"] or ram
         return Machine(
@@ -83,9 +88,9 @@ class SurveyedMachine:
         self._renewal = Patient(self._renew, SURVEY_SECONDS, "survey")
         self._due_at = clock()
         self._is_known = False
-        self._known: tuple[tuple[Gpu, ...], int | None, str] = ((), None, SURVEY_SLOW)
+        self._known: Surveyed = ((), None, SURVEY_SLOW)
 
-    def read(self) -> tuple[tuple[Gpu, ...], int | None, str]:
+    def read(self) -> Surveyed:
         """The GPUs, the memory in bytes, and a sentence on where they come from. Never raises."""
         if self._clock() < self._due_at:
             return self._known
@@ -103,7 +108,9 @@ class SurveyedMachine:
         if self._clock() < self._due_at:
             return
         try:
-            survey = self._survey()
+            if (survey := self._survey()) is None:
+                self._known, self._is_known = NO_SURVEY, False
+                return
             gpus = gpus_from_survey(survey)
             self._known = gpus, ram_from_survey(survey), FROM_SURVEY if gpus else NONE_IN_SURVEY
         except Exception as error:

@@ -1,13 +1,15 @@
 """What one look at a machine found. None = unknown, everywhere; bytes, degrees Celsius, watts and percent (0..100).
 
 A reading may come from another machine, so from_json() takes nothing on trust: what is not of its field's type is
-unknown.
+unknown, and its texts are clean.
 """
 
 import dataclasses
 from dataclasses import dataclass
 
-MAX_TEXT = 200
+from fleet.texts import clean
+
+MAX_TEXT = 400
 MAX_GPUS, MAX_PROCESSES = 64, 200
 MOST = 2**62
 
@@ -100,7 +102,7 @@ def _gpu(data: dict) -> Gpu:
         processes = tuple(GpuProcess(**row) for row in rows if "pid" in row)
     reasons = data.get("throttle_reasons")
     is_told = isinstance(reasons, list | tuple)
-    reasons = tuple(reason[:MAX_TEXT] for reason in reasons[:20] if isinstance(reason, str)) if is_told else None
+    reasons = tuple(clean(reason, MAX_TEXT) for reason in reasons[:20] if isinstance(reason, str)) if is_told else None
     plain = {"index": 0, "name": "unknown"} | _plain(Gpu, data)
     return Gpu(**plain, processes=processes, throttle_reasons=reasons)
 
@@ -119,7 +121,7 @@ def _plain(of: type, data: dict) -> dict:
     for field in dataclasses.fields(of):
         value = data.get(field.name)
         if field.type is str and isinstance(value, str):
-            kept[field.name] = value[:MAX_TEXT]
+            kept[field.name] = clean(value, MAX_TEXT)
         elif field.type in (bool, bool | None) and isinstance(value, bool):
             kept[field.name] = value
         elif field.type in (int, int | None) and _is_number(value):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from fleet.telemetry.readings import MAX_GPUS, MAX_TEXT, MOST, Gpu
+from fleet.texts import clean
 
 # Several engines tell of the same GPU, each in its own words. The most specific is believed.
 PLATFORMS = ("CUDA", "ROCm", "Metal", "Vulkan", "OpenCl", "shell")
@@ -73,7 +74,7 @@ def _gpu(device: dict) -> Gpu:
     number = device.get("deviceId")
     return Gpu(
         index=number if type(number) is int and 0 <= number < MOST else -1,
-        name=_text(device.get("name")).strip()[:MAX_TEXT],
+        name=_text(device.get("name")),
         source="survey",
         memory_total_bytes=capacity,
         is_integrated=is_integrated,
@@ -102,4 +103,4 @@ def _list(value: object) -> list:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return clean(value, MAX_TEXT).strip() if isinstance(value, str) else ""

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from fleet.telemetry.readings import MAX_TEXT
+from fleet.texts import clean
+
 # Between two looks closer than this the kernel's counters hardly move: the percentage before is told again.
 LEAST_SECONDS = 0.25
 CPU_INFO = Path("/proc/cpuinfo")
@@ -35,7 +38,7 @@ class System:
 
         memory = _or_none(psutil.virtual_memory)
         return {
-            "hostname": _or_none(socket.gethostname) or "",
+            "hostname": clean(_or_none(socket.gethostname) or "", MAX_TEXT),
             "system": system_name(),
             "cpu_name": cpu_name(),
             "cpu_count": _or_none(psutil.cpu_count),

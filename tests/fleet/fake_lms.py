@@ -11,10 +11,9 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER = FAKE = Path()  # LM Studio's folder, and in it what is ours; run() knows them
@@ -108,6 +107,8 @@ def obey_switches(command: str) -> None:
 
 def hang() -> None:
     """Never comes back, with a child in its group and a detached one; both pids are noted."""
+    import subprocess  # here, as each call of this command would pay for it
+
     sleeper = [sys.executable, "-S", "-E", "-c", f"import time; time.sleep({HANG_SECONDS})"]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     child = subprocess.Popen(sleeper, stdin=subprocess.DEVNULL)  # holds our pipes, as a helper would
@@ -151,6 +152,8 @@ def start_daemon() -> None:
 
 
 def start_detached(what: str, state: dict, *arguments: str) -> int:
+    import subprocess
+
     command = [sys.executable, *([] if what == "server" else ["-S", "-E"]), sys.argv[0]]
     process = subprocess.Popen(
         [*command, f"--fake-{what}", str(state["owner"]), state["root"], *arguments],
@@ -192,21 +195,18 @@ def server_process(owner: str, root: str, *arguments: str) -> None:
 
 def greeter_process(owner: str, root: str, _: str, port: str, *arguments: str) -> None:
     """The least of a server, quick to start: a greeting, and the answer to everything else (contract §12.1)."""
+    import socket
     import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    class Greeter(BaseHTTPRequestHandler):
-        def do_GET(self):
-            greeting = {"lmstudio": True} if self.path == "/lmstudio-greeting" else None
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(greeting or {"error": "Unexpected endpoint or method."}).encode())
-
-        def log_message(self, *_):
-            pass
 
     threading.Thread(target=die_with, args=(int(owner),), daemon=True).start()
-    HTTPServer(("127.0.0.1", int(port)), Greeter).serve_forever()
+    listener = socket.create_server(("127.0.0.1", int(port)))
+    while True:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.settimeout(1)
+            is_greeted = connection.recv(65536).startswith(b"GET /lmstudio-greeting ")
+            told = {"lmstudio": True} if is_greeted else {"error": "Unexpected endpoint or method."}
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + json.dumps(told).encode())
 
 
 def request(method: str, port: int, path: str, body: dict | None = None) -> dict | None:
@@ -225,7 +225,14 @@ def request(method: str, port: int, path: str, body: dict | None = None) -> dict
 
 
 def greets(port: int) -> bool:
-    return bool((request("GET", port, "/lmstudio-greeting") or {}).get("lmstudio"))
+    """By hand: http.client would take longer to import than everything else here."""
+    import socket
+
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(b"GET /lmstudio-greeting HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return b"true" in answer.partition(b"\r\n\r\n")[2]
+    return False
 
 
 def option(options: list[str], *names: str) -> str | None:

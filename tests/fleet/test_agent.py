@@ -22,7 +22,7 @@ from tests.fleet.fake_lms_fixture import OTTER, FakeLMStudio, lives
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
-    fake = FakeLMStudio(tmp_path_factory.mktemp("agent"))
+    fake = FakeLMStudio(tmp_path_factory.mktemp("agent"), only_greets=True)
     yield fake
     fake.stop()
 
@@ -43,7 +43,7 @@ def running(agent, studio):
 
 @pytest.fixture(scope="module")
 def cold_studio(tmp_path_factory):
-    fake = FakeLMStudio(tmp_path_factory.mktemp("cold"))
+    fake = FakeLMStudio(tmp_path_factory.mktemp("cold"), only_greets=True)
     yield fake
     fake.stop()
 

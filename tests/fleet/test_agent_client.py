@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+from dataclasses import fields
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from fleet.agent.outlet import MAX_LINE_CHARACTERS, MAX_LINES, Outlet
 from fleet.agent.serving import Address
 from fleet.agent.throttle import MOST_PEERS, Throttle
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.lms.status import Status
 from tests.fleet.agent_fixture import AgentProcess
 from tests.fleet.fake_lms_fixture import FakeLMStudio
 
@@ -34,8 +36,8 @@ JSON = st.recursive(
 class Impostor:
     """Answers every connection with the same bytes, and remembers what came."""
 
-    def __init__(self, answer: bytes = b"", certificate: tls.Certificate | None = None, pause: float = 0):
-        self.answer, self.pause, self.received = answer, pause, b""
+    def __init__(self, answer: bytes = b"", certificate: tls.Certificate | None = None, pause: float = 0, step=4096):
+        self.answer, self.pause, self.step, self.received = answer, pause, step, b""
         self.context = None
         if certificate:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -59,8 +61,8 @@ class Impostor:
         with contextlib.closing(connection):
             connection.settimeout(2)
             self.received += connection.recv(65536)
-            for at in range(0, len(self.answer), 4096):
-                connection.sendall(self.answer[at : at + 4096])
+            for at in range(0, len(self.answer), self.step):
+                connection.sendall(self.answer[at : at + self.step])
                 time.sleep(self.pause)
 
     def __enter__(self) -> "Impostor":
@@ -90,8 +92,8 @@ def read_logs(client: AgentClient) -> list[str]:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
-    fake = FakeLMStudio(tmp_path_factory.mktemp("tls"))
-    process = AgentProcess(fake.home).start("--host", "127.0.0.2", "--tls")
+    fake = FakeLMStudio(tmp_path_factory.mktemp("tls"), only_greets=True)
+    process = AgentProcess(fake.home).start("--host", "127.0.0.2", "--tls", "--lmstudio-bind", "0.0.0.0")
     process.studio = fake
     yield process
     process.stop()
@@ -104,10 +106,16 @@ def test_it_talks_over_tls_to_the_certificate_that_the_key_names(secured, monkey
     assert secured.url.startswith("https://127.0.0.2:")
     assert secured.client.hello()["tls"] is True
     assert secured.client.telemetry().cpu_count
-    secured.client.execute("server_start")
+    assert secured.client.execute("server_start")["state"] == "ready"
     with secured.client.logs("server") as stream:
         secured.studio.log("server", {"timestamp": 1, "data": {"type": "server.log", "content": "hello"}})
         assert "hello" in next(iter(stream))
+
+
+def test_it_starts_the_server_where_its_agent_was_told_to(secured):
+    secured.client.execute("server_restart")
+    starts = [command for command in secured.studio.commands() if command.startswith("server start")]
+    assert starts[-1] == f"server start --port {secured.studio.port} --bind 0.0.0.0"
 
 
 def test_it_trusts_no_certificate_without_a_reason(secured):
@@ -195,7 +203,14 @@ def test_it_does_not_wait_for_an_answer_that_drips(monkeypatch):
 
 
 def test_it_reads_the_parts_of_a_commands_answer():
-    parts = [{"line": "\x1b[1mone\ud800\x00"}, {"beat": True}, {"left_out": 3}, {"line": 4}, {"new": 1}, {"result": {"ok": True}}]
+    parts = [
+        {"line": "\x1b[1mone\ud800\x00"},
+        {"beat": True},
+        {"left_out": 3},
+        {"line": 4},
+        {"new": 1},
+        {"result": {"ok": True}},
+    ]
     came = []
     with Impostor(http(b"\n".join(json.dumps(part).encode() for part in parts) + b"\n")) as impostor:
         assert AgentClient(impostor.url, KEY).execute("status", on_line=came.append) == {"ok": True}
@@ -238,17 +253,9 @@ def run_against(told: str) -> dict:
 def test_it_does_not_follow_a_command_for_ever(monkeypatch, beat):
     monkeypatch.setattr(client_module, "COMMAND_SECONDS", 0.3)
     began = time.monotonic()
-    error = failure(Endless(beat), run)
+    error = failure(http(beat * 10_000), run, pause=0.02, step=16)
     assert (error.reason, time.monotonic() - began < 2) == (Reason.TIMEOUT, True)
     assert "longer than" in error.detail
-
-
-class Endless(bytes):
-    """An answer of the same few bytes again and again, which never fill a block."""
-
-    def __new__(cls, beat: bytes):
-        answer = super().__new__(cls, http(b"x" * 10_000).partition(b"x")[0] + beat)
-        return answer
 
 
 def test_it_does_not_read_a_line_without_end(monkeypatch):

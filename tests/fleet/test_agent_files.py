@@ -161,6 +161,19 @@ def test_it_prints_both_units_and_writes_nothing(folder, capsys):
     assert not folder.exists()
 
 
+def test_a_unit_starts_the_server_where_it_was_or_where_it_is_told_to(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / ".lmstudio" / ".internal" / "http-server-config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"port": 4321, "networkInterface": "0.0.0.0"}')
+    assert main(["install"]) == main(["install", "--lmstudio-bind", "192.0.2.7"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ExecStart=")]
+    assert printed[1].endswith("server start --port 4321 --bind 0.0.0.0")
+    assert "--lmstudio-bind" not in printed[0]
+    assert printed[2].endswith("--lmstudio-bind 192.0.2.7")
+    assert printed[3].endswith("server start --port 4321 --bind 192.0.2.7")
+
+
 def test_it_prints_the_same_key_each_time(folder, capsys):
     main(["key"])
     main(["key", "--tls"])
@@ -177,6 +190,7 @@ def test_it_prints_the_same_key_each_time(folder, capsys):
         (["--cert", "/nowhere/x.pem", "--key", "/nowhere/y.pem"], "cannot be read"),
         (["--port", "70000"], "no port"),
         (["install", "--host", "192.0.2.7"], "Add --tls"),
+        (["--lmstudio-bind", "everywhere"], "no address. Give one such as 0.0.0.0"),
         (["install", "--user", "a b"], "no user's name"),
         (["log", "--full"], "no agent's key"),
     ],

@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from fleet.lms import processes
 from fleet.lms.cli import Lms, LmsError, Problem, value
 from tests.fleet.fake_lms_fixture import FakeLMStudio, lives, wait_for
 from tests.fleet.simulator_fixture import ROOT
@@ -89,10 +90,10 @@ def test_what_hangs_is_ended_in_time_with_its_helpers_but_not_what_it_detached(s
     started = time.monotonic()
     seen = []
     with pytest.raises(LmsError) as caught:
-        lms.run("ps", seconds=1.5, on_line=seen.append)
+        lms.run("ps", seconds=1, on_line=seen.append)
     assert time.monotonic() - started < 6
     assert caught.value.problem is Problem.TIMEOUT
-    assert str(caught.value) == "`lms ps` did not finish within 1.5 s and was ended."
+    assert str(caught.value) == "`lms ps` did not finish within 1 s and was ended."
     assert "one line before it hangs" in caught.value.detail
     assert seen == ["one line before it hangs"]
     state = studio.state()
@@ -100,10 +101,11 @@ def test_what_hangs_is_ended_in_time_with_its_helpers_but_not_what_it_detached(s
     assert not wait_for(lambda: not lives(state["detached"][0]), 0.3)
 
 
-def test_what_ignores_the_polite_signal_is_killed(studio, lms):
+def test_what_ignores_the_polite_signal_is_killed(studio, lms, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.2)
     studio.configure(hang=["ps"], ignores_terminate=True)
     with pytest.raises(LmsError):
-        lms.run("ps", seconds=1.5)
+        lms.run("ps", seconds=1)
     assert not lives(studio.calls()[0]["pid"])
     assert wait_for(lambda: not lives(studio.state()["children"][0]))
 

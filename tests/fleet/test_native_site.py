@@ -1,4 +1,4 @@
-"""The host beside a web server: a real installation, and a scripted one for what a real one seldom does."""
+"""The host beside a web server that answers as docs/api.md says; beside a real one: tests/system/test_promises.py."""
 
 import json
 import re
@@ -14,89 +14,19 @@ from fleet.native.chats import Ask, End, Piece
 from fleet.native.direct import DirectChat
 from fleet.native.queued import QueuedChat
 from fleet.native.site import Site, write_link
-from tests.conftest import wait_for
-from tests.fleet.fake_lms_fixture import FakeLMStudio, free_port
-from tests.fleet.native_port import BrowserPort, text_of
-from tests.fleet.simulator_fixture import SimulatorProcess
-from tests.system.conftest import HERON, OTTER, Installation
+from tests.fleet.fake_lms_fixture import free_port
 
-
-@pytest.fixture(scope="module")
-def daemon():
-    """A node of the installation; the LM Studio of this machine is another one, and stopped."""
-    process = SimulatorProcess().start("--vram-gb", "60", "--speed", "5")
-    yield process
-    process.stop()
-
-
-@pytest.fixture(scope="module")
-def installation(daemon):
-    installed = Installation(daemon)
-    installed.up()
-    write_link(installed.data_dir, installed.url, installed.token)
-    yield installed
-    installed.stop()
-
-
-@pytest.fixture(scope="module")
-def port(installation, tmp_path_factory):
-    studio = FakeLMStudio(tmp_path_factory.mktemp("studio"))
-    with BrowserPort(studio.home, installation.data_dir) as browser:
-        yield browser
-    studio.stop()
-
-
-def newest(installation) -> dict:
-    return installation.api("GET", "/prompts").json()["prompts"][0]
-
-
-def test_it_shows_what_the_web_server_knows(installation, port):
-    told = port.ask(action="check_lmstudio")["payload"]
-    assert told["daemonpulse"] == {"running": True, "url": installation.url}
-    assert told["server_running"] is False
-    listed = port.ask(action="list_models")["payload"]
-    assert listed["source"] == "daemonpulse"
-    assert listed["models"] == installation.api("GET", "/models").json()["models"]
-
-
-def test_it_sends_a_chat_through_the_queue(installation, port):
-    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Otters? [[tokens=60]]"}]
-    settings = {"model": OTTER, "temperature": 0.5, "max_tokens": 50, "top_p": None}
-    port.send(action="chat_completion", id=1, messages=asked, settings=settings)
-    messages = port.until_final()
-    prompt = installation.prompt(newest(installation)["id"])
-    assert prompt["text"] == asked[1]["content"]
-    assert prompt["system_prompt"] == "Be brief."
-    assert prompt["settings"] == {"temperature": 0.5, "max_output_tokens": 50}
-    assert text_of(messages) == prompt["answer"] != ""
-    assert messages[-1]["payload"]["usage"]["completion_tokens"] == 50
-
-
-def test_it_takes_prompts_back_that_nobody_waits_for(installation, tmp_path):
-    slow = {"messages": [{"role": "user", "content": "Slowly [[tokens=9000]]"}], "settings": {"model": HERON}}
-    with BrowserPort(tmp_path, installation.data_dir) as browser:
-        browser.send(action="chat_completion", id=2, **slow)
-        wait_for(lambda: browser.receive()["status"] == "chunk")
-        browser.send(action="cancel", id=2)
-        assert browser.until_final()[-1]["payload"]["finish_reason"] == "cancelled"
-        browser.send(action="chat_completion", id=3, **slow)
-        wait_for(lambda: browser.receive()["status"] == "chunk")
-        assert browser.close()[0] == 0
-    prompts = installation.api("GET", f"/prompts?model={HERON}").json()["prompts"]
-    assert [prompt["state"] for prompt in prompts] == ["cancelled", "cancelled"]
-
-
-def test_it_goes_straight_to_lm_studio_with_a_longer_chat(port):
-    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
-    port.send(action="chat_completion", messages=turns, settings={"model": OTTER})
-    assert port.until_final()[-1]["error"]["code"] == "unreachable"  # that one is stopped
-
-
-# A scripted web server.
+MODELS = [
+    {"key": "otter", "name": "Otter", "is_loaded": True, "is_online": True, "nodes": ["box"]},
+    {"key": "owl", "name": "Owl", "is_loaded": False, "is_online": False, "nodes": ["attic"]},
+]
 
 
 class ScriptedSite(ThreadingHTTPServer):
-    """Answers the watch of a prompt with one script after the other; a script is (event, data) pairs."""
+    """Answers the watch of a prompt with one script after the other; a script is (event, data) pairs.
+
+    After "…" it says no more until the prompt is cancelled, as of one that runs for long.
+    """
 
     daemon_threads = True
 
@@ -105,6 +35,8 @@ class ScriptedSite(ThreadingHTTPServer):
         self.scripts: list[list[tuple[str, dict]]] = []
         self.status = 200
         self.asked: list[tuple[str, str, str | None]] = []
+        self.submitted: list[dict] = []
+        self.is_cancelled = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -118,17 +50,24 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         self._note()
         if self.path.endswith("/models"):
-            return self._json({"models": [{"key": "otter", "is_online": True}]})
+            return self._json({"models": MODELS})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         for at, (name, data) in enumerate(self.server.scripts.pop(0)):
+            if name == "…":
+                self.server.is_cancelled.wait(5)
+                continue
             self.wfile.write(f"id: {len(self.server.asked)}.{at}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode())
         return None
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)))
         self._note()
+        if self.path.endswith("/cancel"):
+            self.server.is_cancelled.set()
+        else:
+            self.server.submitted.append(body)
         self._json({"id": "x"})
 
     def _note(self) -> None:
@@ -160,6 +99,50 @@ def scripted(monkeypatch):
 
 def chat(server: ScriptedSite) -> QueuedChat:
     return QueuedChat(Ask([{"role": "user", "content": "x"}], {"model": "otter"}, True), Site.of(server.url, "dp_x"))
+
+
+@pytest.fixture
+def actions(scripted, tmp_path, monkeypatch):
+    """Those of a host that is linked to the scripted site, where no LM Studio is installed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_link(tmp_path, scripted.url, "dp_x")
+    return Actions(tmp_path)
+
+
+def test_it_shows_what_the_web_server_knows(scripted, actions):
+    (checked,) = actions.do("check_lmstudio")
+    assert checked["payload"]["daemonpulse"] == {"running": True, "url": scripted.url}
+    assert checked["payload"]["server_running"] is False
+    (listed,) = actions.do("list_models")
+    assert listed["payload"] == {"models": MODELS, "source": "daemonpulse"}
+
+
+def test_it_words_a_chat_as_the_queue_knows_it(scripted):
+    scripted.scripts = [[("done", {})]]
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Otters?"}]
+    given = {"model": "otter", "temperature": 0.5, "max_tokens": 50}
+    list(QueuedChat(Ask(asked, given, True), Site.of(scripted.url, "dp_x")).answer())
+    (prompt,) = scripted.submitted
+    assert len(prompt.pop("id")) == 36
+    assert prompt == {
+        "model": "otter", "text": "Otters?", "system_prompt": "Be brief.", "temperature": 0.5, "max_output_tokens": 50
+    }  # fmt: skip
+
+
+def test_it_takes_a_prompt_back_that_nobody_waits_for(scripted):
+    scripted.scripts = [[("message.delta", {"text": "Slow"}), ("…", {})]]
+    running = chat(scripted)
+    answer = running.answer()
+    assert next(answer) == Piece("Slow")
+    running.close()
+    assert list(answer) == [End("otter", "cancelled")]
+    assert scripted.asked[-1][:2] == ("POST", "/api/v1/prompts/ID/cancel")
+
+
+@pytest.mark.parametrize(("roles", "way"), [(["user"], QueuedChat), (["user", "assistant", "user"], DirectChat)])
+def test_it_goes_straight_to_lm_studio_with_a_longer_chat(actions, roles, way):
+    turns = [{"role": role, "content": "x"} for role in roles]
+    assert isinstance(actions.chat(Ask(turns, {"model": "otter"}, True)), way)
 
 
 def test_it_goes_on_where_the_connection_broke(scripted):
@@ -201,14 +184,12 @@ def test_it_gives_up_on_a_web_server_that_stays_away(scripted, monkeypatch):
         list(answer)
 
 
-def test_it_tells_of_a_token_that_is_refused(scripted, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write_link(tmp_path, scripted.url, "dp_x")
+def test_it_tells_of_a_token_that_is_refused(scripted, actions):
     scripted.status = 403
-    (checked,) = Actions(tmp_path).do("check_lmstudio")
+    (checked,) = actions.do("check_lmstudio")
     assert "Settings → Tokens" in checked["payload"]["daemonpulse"]["problem"]
     with pytest.raises(Problem, match="lacks the scope") as caught:
-        Actions(tmp_path).chat(Ask([{"role": "user", "content": "x"}], {"model": "otter"}, True))
+        actions.chat(Ask([{"role": "user", "content": "x"}], {"model": "otter"}, True))
     assert caught.value.code == "link_refused"
 
 

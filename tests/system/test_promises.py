@@ -12,7 +12,9 @@ import pytest
 import requests
 
 from benchmarks.site import ROOT, free_port
+from fleet.native.site import write_link
 from tests.conftest import wait_for
+from tests.fleet.native_port import BrowserPort, text_of
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.system.conftest import HERON, OTTER, OWL, Installation
 
@@ -96,6 +98,33 @@ def events_of(stream):
             event_id = line[4:]
         elif line.startswith("data: "):
             yield name, event_id, json.loads(line[6:])
+
+
+def test_a_browsers_chats_go_through_the_queue(one_model_daemon, shared_site, tmp_path):
+    """Asked, answered, called off and left, by the host beside the installation; `tmp_path` has no LM Studio."""
+    daemon, site = one_model_daemon, shared_site
+    daemon.control("models/*", {"ttft_seconds": 0.02, "tokens_per_second": 100, "load_seconds": 0.1})
+    write_link(site.data_dir, site.url, site.token)
+    slow = {"messages": [{"role": "user", "content": "Slowly [[tokens=9000]]"}], "settings": {"model": HERON}}
+    with BrowserPort(tmp_path, site.data_dir) as browser:
+        assert browser.ask(action="check_lmstudio")["payload"]["daemonpulse"] == {"running": True, "url": site.url}
+        models = browser.ask(action="list_models")["payload"]["models"]
+        assert models == site.api("GET", "/models").json()["models"] != []
+        settings = {"model": OTTER, "temperature": 0.5, "max_tokens": 50, "top_p": None}
+        messages = browser.chat("Otters? [[tokens=60]]", settings=settings)
+        assert messages[-1]["payload"]["usage"]["completion_tokens"] == 50
+        browser.send(action="chat_completion", id=2, **slow)
+        wait_for(lambda: browser.receive()["status"] == "chunk")
+        browser.send(action="cancel", id=2)
+        assert browser.until_final()[-1]["payload"]["finish_reason"] == "cancelled"
+        browser.send(action="chat_completion", id=3, **slow)
+        wait_for(lambda: browser.receive()["status"] == "chunk")
+        assert browser.close()[0] == 0
+    last, called_off, answered = site.api("GET", "/prompts").json()["prompts"][:3]
+    prompt = site.prompt(answered["id"])
+    assert prompt["settings"] == {"temperature": 0.5, "max_output_tokens": 50}
+    assert text_of(messages) == prompt["answer"] != ""
+    assert (last["state"], called_off["state"]) == ("cancelled", "cancelled")
 
 
 def test_the_lines_of_the_api_document_run(one_model_daemon, shared_site):

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from daemonpulse import __version__
+from daemonpulse.addresses import is_loopback
 
 # A viewer that went away without a word is let go after these seconds; until then its output is buffered.
 PING_SECONDS, PING_TIMEOUT_SECONDS = 20, 30
@@ -22,7 +23,7 @@ def keep_body_in_memory(request, length) -> None:
 
 def announce(host: str, port: int) -> None:
     """Let others on the network find this server, unless only this machine can reach it anyway."""
-    if host == "localhost" or host.startswith("127.") or host == "::1":
+    if is_loopback(host):
         return
     from daemonpulse.lan import SERVER, Announcement
 

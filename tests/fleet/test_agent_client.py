@@ -171,7 +171,7 @@ def test_it_drops_what_is_no_reading_in_a_reading():
     with Impostor(http(json.dumps(body).encode())) as impostor:
         machine = AgentClient(impostor.url, KEY).telemetry()
     assert (machine.at, machine.hostname, machine.ram_total_bytes) == (5, "", None)
-    assert (len(machine.gpus[0].name), machine.gpus[0].power_watts) == (200, None)
+    assert (len(machine.gpus[0].name), machine.gpus[0].power_watts) == (MAX_TEXT, None)
 
 
 def test_it_drops_what_is_no_status_in_a_status():

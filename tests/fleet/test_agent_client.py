@@ -22,6 +22,7 @@ from fleet.agent.serving import Address
 from fleet.agent.throttle import MOST_PEERS, Throttle
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.lms.status import Status
+from fleet.telemetry.readings import MAX_TEXT
 from tests.fleet.agent_fixture import AgentProcess
 from tests.fleet.fake_lms_fixture import FakeLMStudio
 

@@ -94,7 +94,7 @@ else:
                 "timeout": 20,  # seconds a writer waits for another
                 "init_command": (
                     f"PRAGMA journal_mode=WAL; PRAGMA synchronous={SYNCHRONOUS}; PRAGMA temp_store=MEMORY;"
-                    "PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-8000;"
+                    "PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-4000;"
                 ),
             },
             # Tests that start processes of their own need a file; one in memory belongs to one process.

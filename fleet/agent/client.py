@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
@@ -15,11 +16,13 @@ from fleet.agent import pinning
 from fleet.agent.envelope import sign
 from fleet.agent.errors import ActionFailed, from_error
 from fleet.agent.keys import AgentKey
-from fleet.agent.log_reading import LogStream, open_log_stream
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.http import CUT_WORDS
 from fleet.lms.status import Status
 from fleet.telemetry.readings import Machine
+
+if TYPE_CHECKING:
+    from fleet.agent.log_reading import LogStream
 from fleet.texts import clean, cleaned_json
 
 CONNECT_SECONDS = 2.0
@@ -100,8 +103,10 @@ class AgentClient:
                     on_line(text)
         raise DaemonError(Reason.CUT, "The agent stopped in the middle of the command; its outcome is not known.")
 
-    def logs(self, source: str) -> LogStream:
+    def logs(self, source: str) -> "LogStream":
         """LM Studio's log lines as they come ("model", "server" or "runtime"): iterate, close() from any thread."""
+        from fleet.agent.log_reading import open_log_stream  # its library takes 2 MB in every process
+
         return open_log_stream(self.url, self.key, source, CONNECT_SECONDS)
 
     def _get(self, path: str, seconds: float) -> dict:

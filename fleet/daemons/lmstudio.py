@@ -3,13 +3,14 @@
 import json
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fleet.allocation.channels import Channel, carried, choose
 from fleet.daemons.base import ChatStream, Daemon, json_object
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 from fleet.daemons.http import Stream
-from fleet.daemons.lmstudio_socket import LOAD_SECONDS, LMStudioSocket, LoadCancelled, SocketUnavailable
 from fleet.daemons.types import (
+    LOAD_SECONDS,
     ChatEvent,
     ChatRequest,
     Finished,
@@ -22,6 +23,9 @@ from fleet.daemons.types import (
     Started,
     ToolCall,
 )
+
+if TYPE_CHECKING:
+    from fleet.daemons.lmstudio_socket import LMStudioSocket
 
 DEFAULT_SLOTS = 4  # "Max Concurrent Predictions" of an LLM where the server does not say (contract §6)
 # Our setting → its name in the request body; nothing else is accepted there (contract §2.6).
@@ -79,6 +83,8 @@ class LMStudio(Daemon):
         by_cli: Callable[[LoadRequest], LoadedModel] | None = None,
     ) -> LoadedModel:
         """Through REST if that carries every wish, else through the socket; without a socket through what is left."""
+        from fleet.daemons.lmstudio_socket import LoadCancelled, SocketUnavailable  # see `socket`
+
         more = {"gpu_indices": request.gpu_indices, "is_embedding": request.is_embedding}
         if choose((Channel.SOCKET, Channel.REST), request.profile, request.options, **more) is Channel.SOCKET:
             try:
@@ -97,7 +103,10 @@ class LMStudio(Daemon):
         return self.socket.estimate(request.model, wish.passed["fields"], request.is_embedding)
 
     @property
-    def socket(self) -> LMStudioSocket:
+    def socket(self) -> "LMStudioSocket":
+        # Here, because its library takes 2 MB in every process, and few ever open it.
+        from fleet.daemons.lmstudio_socket import LMStudioSocket
+
         return LMStudioSocket(self.base_url, self.token)
 
     def _load_by_rest(self, request: LoadRequest) -> LoadedModel:

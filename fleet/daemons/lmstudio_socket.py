@@ -20,11 +20,10 @@ from websockets.sync.client import ClientConnection, connect
 from fleet.allocation.channels import Channel, carried
 from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason, from_answer
-from fleet.daemons.types import LoadedModel, LoadRequest
+from fleet.daemons.types import LOAD_SECONDS, LoadedModel, LoadRequest
 
 HANDSHAKE_SECONDS = 10.0  # the daemon's own limit for it
 RPC_SECONDS = 30.0  # an estimate reads the model's file
-LOAD_SECONDS = 900.0
 SILENCE_SECONDS = 300.0  # between two reports of progress
 CANCEL_SECONDS = 10.0  # for the daemon to let go of a load that was called off
 CLOSE_SECONDS = 1.0

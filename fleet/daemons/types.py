@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from fleet.allocation.profile import Profile
 
+LOAD_SECONDS = 900.0  # what a load may take: a large model from a slow disk
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from daemonpulse.addresses import is_address
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.types import LOAD_SECONDS
 from fleet.lms import chat, daemon, loading, preferences, server
 from fleet.lms.chat import ChatDeltas, ChatMessage, MessageRole
 from fleet.lms.cli import Lms, LmsError, Problem, value
@@ -26,7 +27,6 @@ STOP_SECONDS = 30.0
 SETTLE_SECONDS = 5.0  # until what was started or stopped shows
 DOUBT_SECONDS = 1.0  # the same when the command says that it failed
 QUERY_SECONDS = 60.0
-LOAD_SECONDS = 900.0  # a large model from a slow disk
 QUERIES = {"ls": ("ls",), "ps": ("ps",), "survey": ("runtime", "survey"), "link": ("link", "status")}
 # `ls` and `ps` exit with 1 when an instance vanishes meanwhile (contract §7.2, §7.3).
 TRIES = {"ls": 2, "ps": 2}

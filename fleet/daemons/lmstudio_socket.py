@@ -234,7 +234,8 @@ def failure(error: object, what: str = "") -> DaemonError:
     told = error if isinstance(error, dict) else {"title": error}
     words = ". ".join(str(told[name]) for name in ("title", "cause", "suggestion") if told.get(name))
     display = told.get("displayData")
-    if isinstance(display, dict) and display.get("code") in UNKNOWN_MODEL:
+    code = display.get("code") if isinstance(display, dict) else None
+    if isinstance(code, str) and code in UNKNOWN_MODEL:
         return DaemonError(Reason.MODEL_NOT_FOUND, words)
     return DaemonError(from_answer(500, {"error": what + words}).reason, words)
 

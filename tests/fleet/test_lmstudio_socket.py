@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from websockets.sync.server import serve
 
@@ -336,6 +336,7 @@ junk = st.recursive(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(junk)
+@example({"displayData": {"code": []}})
 def test_any_error_frame_becomes_a_daemon_error(error):
     told = failure(error, "Failed to load the model: ")
     assert told.reason in {Reason.LOAD_FAILED, Reason.OUT_OF_MEMORY, Reason.MODEL_NOT_FOUND}

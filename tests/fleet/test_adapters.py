@@ -31,23 +31,10 @@ openai_only = pytest.mark.parametrize("daemon", ["openai"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture(scope="module")
 def locked_process():
     process = SimulatorProcess().start("--token", "sk-secret")
     yield process
     process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
 
 
 @pytest.fixture(params=list(KINDS))

@@ -29,17 +29,7 @@ PINNED = Profile(Strategy.DEDICATED, (1,))
 SPLIT = ("priorityOrder", [0], [1])
 
 
-@pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start("--gpus", "2")
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
+SIMULATOR = ("--gpus", "2")  # options of the module's simulated daemon
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import time
 import pytest
 import requests
 
-from tests.fleet.simulator_fixture import SimulatorProcess, read_events
+from tests.fleet.simulator_fixture import read_events
 
 OTTER, OWL = "simulated/otter-8b", "simulated/owl-thinker-14b"
 RAVEN, BEAVER = "simulated/raven-raw-think-7b", "simulated/beaver-tools-8b"
@@ -20,19 +20,6 @@ GRAMMAR = re.compile(
     r"|( tool_call\.start( tool_call\.arguments)* tool_call\.(success|failure))"
     r"|( tool_call\.failure)|( error))* chat\.end"
 )
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
 
 
 def ask(simulator, model=OTTER, text="Tell me about otters", **body):

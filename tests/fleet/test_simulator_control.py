@@ -5,23 +5,10 @@ import time
 import pytest
 import requests
 
-from tests.fleet.simulator_fixture import SimulatorProcess, read_events
+from tests.fleet.simulator_fixture import read_events
 
 OTTER, HERON, MAGPIE = "simulated/otter-8b", "simulated/heron-3b", "simulated/magpie-flaky-4b"
 LOST = {"type": "connection lost"}
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
 
 
 def chat(simulator, model=OTTER, timeout=5.0, **body):

@@ -12,17 +12,7 @@ OTTER, HERON, REED = "simulated/otter-8b", "simulated/heron-3b", "text-embedding
 OWL, TORTOISE = "simulated/owl-thinker-14b", "simulated/tortoise-slow-70b"
 
 
-@pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start("--speed", "10")
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
+SIMULATOR = ("--speed", "10")  # options of the module's simulated daemon
 
 
 def post(simulator, path, **body):

@@ -8,7 +8,7 @@ import time
 import pytest
 import requests
 
-from tests.fleet.simulator_fixture import SimulatorProcess, read_events
+from tests.fleet.simulator_fixture import read_events
 
 OTTER, OWL, HERON = "simulated/otter-8b", "simulated/owl-thinker-14b", "simulated/heron-3b"
 RAVEN, BEAVER = "simulated/raven-raw-think-7b", "simulated/beaver-tools-8b"
@@ -18,19 +18,6 @@ TOOLS = [
         "place": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}}}}}
     for name in ("get_weather", "get_tide")
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
 
 
 def complete(simulator, model=OTTER, text="Tell me about otters", path="/v1/chat/completions", **body):

@@ -21,17 +21,7 @@ TOKEN = "sk-lm-abcdefgh:01234567890123456789"
 GUEST = {"authVersion": 1, "clientIdentifier": "guest:test", "clientPasskey": "secret"}
 
 
-@pytest.fixture(scope="module")
-def process():
-    process = SimulatorProcess().start("--gpus", "2", "--vram-gb", "20")
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def simulator(process):
-    process.reset()
-    return process
+SIMULATOR = ("--gpus", "2", "--vram-gb", "20")  # options of the module's simulated daemon
 
 
 @contextmanager

@@ -20,16 +20,18 @@ class Dispatcher:
         self.pool = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="command")
         self.handed: set = set()  # pks that have a thread, or wait for one
 
-    def step(self) -> None:
-        Command.rescue()
+    def step(self) -> set[int]:
+        """Start what can start; returns the ids of the nodes on which a command runs or waits."""
         open_ones = list(Command.objects.open().select_related("node").order_by("asked_at"))
-        taken = (c for c in open_ones if c.state == Command.State.RUNNING or c.pk in self.handed)
-        busy = {command.node_id for command in taken}
+        if any(command.is_lost for command in open_ones):
+            Command.rescue()
+        busy = {c.node_id for c in open_ones if c.state == Command.State.RUNNING or c.pk in self.handed}
         for command in open_ones:
             if command.state == Command.State.WAITING and command.node_id not in busy:
                 busy.add(command.node_id)
                 self.handed.add(command.pk)
                 self.pool.submit(self._run, command)
+        return busy
 
     def _run(self, command: Command) -> None:
         try:

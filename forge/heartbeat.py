@@ -45,7 +45,8 @@ class Heartbeat:
     def step(self, working: set[int], is_awaited: bool) -> None:
         """`working`: ids of nodes on which something runs; `is_awaited`: prompts wait for some node."""
         now = time.monotonic()
-        for node in Node.objects.filter(Q(is_enabled=True) | Q(look_wanted_at__isnull=False)):
+        nodes = Node.objects.filter(Q(is_enabled=True) | Q(look_wanted_at__isnull=False))
+        for node in nodes.defer("token", "agent_key", "notes"):  # decrypted only when they are needed
             interest = self._interest(node, now, node.pk in working, is_awaited)
             if ("daemon", node.pk) in self.running:
                 since = self.running["daemon", node.pk]

@@ -31,21 +31,24 @@ class Watch:
         self.tidied_at = 0.0
 
     def step(self) -> None:
+        """Twice a second, also on a machine where nothing happens: every query here counts."""
         Prompt.rescue()
-        self.heartbeat.step(working_nodes(), is_awaited=Prompt.objects.open().exists())
-        self.dispatcher.step()
-        if not Runner.row().is_alive and make_plan().starts:
+        is_awaited = Prompt.objects.open().exists()
+        working = self.dispatcher.step()
+        if is_awaited:
+            working |= sending_nodes()
+        self.heartbeat.step(working, is_awaited)
+        if not Runner.row().is_alive and is_awaited and make_plan().starts:
             Runner.call()
         if time.monotonic() - self.tidied_at > TIDY_SECONDS:
             self.tidied_at = time.monotonic()
             tidy()
 
 
-def working_nodes() -> set[int]:
-    """Nodes on which a prompt or a command runs."""
-    sending = Prompt.objects.filter(state=State.SENDING, node__isnull=False).values_list("node_id", flat=True)
-    commanded = Command.objects.open().values_list("node_id", flat=True)
-    return set(sending) | set(commanded)
+def sending_nodes() -> set[int]:
+    """Nodes on which a prompt runs."""
+    sending = Prompt.objects.filter(state=State.SENDING, node__isnull=False)
+    return set(sending.order_by().values_list("node_id", flat=True))
 
 
 def tidy() -> None:

@@ -87,6 +87,11 @@ class Command(models.Model):
     def is_open(self) -> bool:
         return self.state in {State.WAITING, State.RUNNING}
 
+    @property
+    def is_lost(self) -> bool:
+        """It should run, but its worker has not renewed its lease."""
+        return self.state == State.RUNNING and self.beat_at < timezone.now() - LEASE
+
     @classmethod
     def ask(cls, node: Node, action: str, user=None, **parameters) -> "Command":
         """Have something done; a worker takes it."""

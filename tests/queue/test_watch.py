@@ -27,7 +27,7 @@ def watch(monkeypatch):
     monkeypatch.setattr(
         made.heartbeat, "step", lambda working, is_awaited: made.heartbeat.asked.append((working, is_awaited))
     )
-    monkeypatch.setattr(made.dispatcher, "step", lambda: None)
+    made.dispatcher.pool.submit = lambda function, command: None
     made.tidied_at = time.monotonic()
     return made
 

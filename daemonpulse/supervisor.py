@@ -278,8 +278,11 @@ def welcome(url: str, prepared: dict) -> None:
     else:
         say("  For a new sign-in link:  daemonpulse sign-in-link\n")
     if prepared["simulate"]:
-        say("  No LM Studio was found on this machine, so a simulated one is there to try things out.")
-        say(f"  To use a real one: start its server (lms server start), then add it at {url}/nodes/\n")
+        if prepared["is_installed"]:
+            say("  LM Studio is installed here, but its server is down. Until it runs, a simulated one stands in.")
+        else:
+            say("  No LM Studio was found on this machine, so a simulated one is there to try things out.")
+        say(f"  To use a real one, add it: {url}/nodes/add/\n")
     elif prepared["found_is_new"]:
         say(f"  LM Studio runs on this machine. To use it, add it (one click): {url}/nodes/add/\n")
     if prepared["problem"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fleet import layout
 from fleet.agent.client import ActionFailed
-from fleet.daemons.errors import DaemonError
+from fleet.daemons.errors import DaemonError, Reason
 from fleet.hosts import explain, host_of
 from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
@@ -24,7 +24,7 @@ def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
     if not command.claim():
         return False
     log.info("command.started action=%s node=%s", command.action, command.node_id)
-    problem, result = "", {}
+    problem, result, is_known = "", {}, True
     with Telling(command, on_line) as telling:
         try:
             result = perform(command, telling)
@@ -34,13 +34,17 @@ def run(command: Command, on_line: Callable[[str], None] | None = None) -> bool:
             problem = explain(error, command.node)
         except DaemonError as error:
             problem = error.reason.explanation if command.action == LOAD else explain(error, command.node)
-            telling.line(error.detail or problem)
+            is_known = error.reason not in {Reason.CUT, Reason.TIMEOUT}
+            if command.action == LOAD and error.detail:
+                telling.line(error.detail)
         except ValueError as error:
             problem = str(error)
         except Exception:
             log.exception("command.failed action=%s node=%s", command.action, command.node_id)
             problem = "Something went wrong that was not foreseen; the server's log has it."
-    if problem:
+    if problem and not is_known:
+        command.interrupt(f"{problem} Whether it took effect shows in the node's state.")
+    elif problem:
         command.fail(problem)
     else:
         command.finish(result)

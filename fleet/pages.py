@@ -12,7 +12,7 @@ from fleet.models.command import LOAD, PLAN
 from fleet.models.profile import in_words
 from fleet.telemetry.readings import Machine
 
-FRAGMENTS = ("state", "now", "machine", "commands", "plan", "panels", "models", "sample")
+FRAGMENTS = ("latency", "state", "now", "machine", "commands", "plan", "panels", "models", "sample")
 COMMANDS_SHOWN = 20
 ALWAYS = (("latency", "Answers in"),)
 OF_MACHINE = (("cpu", "CPU load"), ("ram", "RAM in use"))

@@ -150,14 +150,17 @@ def node_enable(request, pk):
     node = get_object_or_404(Node, pk=pk)
     node.enable()
     node.want_look()
-    return redirect("node_list")
+    messages.success(request, f"{node} is switched on. It gets prompts as soon as it answers.")
+    return redirect("node", pk)
 
 
 @require_POST
 @permission_required("fleet.change_node", raise_exception=True)
 def node_disable(request, pk):
-    get_object_or_404(Node, pk=pk).disable()
-    return redirect("node_list")
+    node = get_object_or_404(Node, pk=pk)
+    node.disable()
+    messages.success(request, f"{node} is switched off. It gets no new prompts.")
+    return redirect("node", pk)
 
 
 @require_POST

@@ -136,7 +136,7 @@ def install(options: argparse.Namespace, folder: Path) -> int:
     print("# 3. Then start both, now and at each boot:")
     print("#    sudo systemctl daemon-reload && sudo systemctl enable --now lmstudio daemonpulse-agent")
     whose = f" --data-dir {shlex.quote(str(folder))}" if options.data_dir else ""
-    print(f"# 4. As {options.user}, `daemonpulse agent key{whose}` prints the key for DaemonPulse's Nodes page.")
+    print(f"# 4. As {options.user}, `daemonpulse agent key{whose}` prints the key for DaemonPulse's Fleet page.")
     return 0
 
 

@@ -180,7 +180,7 @@ def _error(status: int, body: dict) -> DaemonError:
 def _content(answer: requests.Response, until: float) -> bytes:
     """The whole of a short answer."""
     content = bytearray()
-    for block in answer.iter_content(READ_BYTES):
+    while block := answer.raw.read1(READ_BYTES):  # what has come; see fleet/daemons/http.py
         content += block
         if len(content) > MAX_ANSWER_BYTES:
             raise DaemonError(Reason.NOT_UNDERSTOOD, "The answer is too long.")

@@ -105,4 +105,4 @@ def _doors(reactor, key: AgentKey, folder: Path, place: LMStudioPlace):
 def welcome(url: str, folder: Path) -> None:
     print(f"DaemonPulse agent listening on {url}", flush=True)
     print(f"To add this machine: `daemonpulse agent key --data-dir {folder}` prints its key.", flush=True)
-    print("Give address and key to DaemonPulse on its Nodes page. Ctrl-C ends the agent.", flush=True)
+    print("Give address and key to DaemonPulse on its Fleet page. Ctrl-C ends the agent.", flush=True)

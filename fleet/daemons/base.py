@@ -53,7 +53,7 @@ def json_object(text: str) -> dict:
     """The JSON object that an event carries. Raises DaemonError(NOT_UNDERSTOOD) for anything else."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not JSON") from error
     if not isinstance(data, dict):
         raise DaemonError(Reason.NOT_UNDERSTOOD, "an event that is not an object")

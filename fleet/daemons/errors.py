@@ -56,7 +56,7 @@ EXPLANATIONS = {
     Reason.LOAD_FAILED: "The model could not be loaded.",
     Reason.OUT_OF_MEMORY: "The model does not fit into the node's memory.",
     Reason.GENERATION_FAILED: "The node stopped generating, for instance because the model was unloaded.",
-    Reason.UNAUTHORIZED: "The node refused our token. Set a valid one on the Nodes page.",
+    Reason.UNAUTHORIZED: "The node refused our token. Set a valid one under Change on its page in Fleet.",
     Reason.MODEL_NOT_FOUND: "The node does not know this model.",
     Reason.CHAT_NOT_FOUND: "The node no longer has the chat this continues. Repeat it as a new prompt.",
     Reason.BAD_REQUEST: "The node did not accept the request.",

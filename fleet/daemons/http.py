@@ -15,6 +15,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 
@@ -63,8 +64,10 @@ def call(method: str, url: str, token: str = "", body: dict | None = None, secon
         raise DaemonError(reason, "no answer in time") from error
     except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
         raise DaemonError(_connection_reason(error), "no connection") from error
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.DecodeError) as error:
         raise DaemonError(Reason.NOT_UNDERSTOOD, type(error).__name__) from error
+    except urllib3.exceptions.HTTPError as error:  # while the answer's body is read
+        raise DaemonError(_connection_reason(error), "no whole answer") from error
     except ValueError as error:  # urllib3 says so of a host name that cannot be one
         raise DaemonError(Reason.UNREACHABLE, "no such host name") from error
     return _judged(answer.status_code, content)
@@ -73,7 +76,8 @@ def call(method: str, url: str, token: str = "", body: dict | None = None, secon
 def _content(answer: requests.Response, until: float) -> bytes:
     """The whole of a short answer; what answers without end is no daemon."""
     content = bytearray()
-    for block in answer.iter_content(1024):
+    # read1 gives what has come; iter_content would wait for a whole block of what drips.
+    while block := answer.raw.read1(READ_BYTES, decode_content=True):
         content += block
         if len(content) > MAX_ANSWER_BYTES:
             raise DaemonError(Reason.NOT_UNDERSTOOD, "the answer is too long")
@@ -82,7 +86,7 @@ def _content(answer: requests.Response, until: float) -> bytes:
     return bytes(content)
 
 
-def _connection_reason(error: requests.RequestException) -> Reason:
+def _connection_reason(error: Exception) -> Reason:
     """Refused and unresolved are "nobody there"; a connection that was accepted and dropped is "cut"."""
     text = repr(error)
     if "ReadTimeout" in text:  # silent in the middle of the answer
@@ -93,7 +97,7 @@ def _connection_reason(error: requests.RequestException) -> Reason:
 def _judged(status: int, content: bytes) -> dict:
     try:
         body = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if status >= 400:
             raise from_answer(status, content[:500].decode(errors="replace")) from error
         raise DaemonError(Reason.NOT_UNDERSTOOD, "the answer is not JSON") from error

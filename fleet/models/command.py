@@ -31,7 +31,7 @@ class State(models.TextChoices):
     RUNNING = "running"  # taken, with a lease that its worker keeps renewing
     DONE = "done"  # it did what was asked
     FAILED = "failed"  # it did not, and `problem` says why
-    INTERRUPTED = "interrupted"  # its worker died; nobody knows
+    INTERRUPTED = "interrupted"  # its worker died, or the way to its machine broke; nobody knows
 
 
 MOVES = {
@@ -116,6 +116,10 @@ class Command(models.Model):
 
     def fail(self, problem: str, result: dict | None = None) -> bool:
         return self.move(State.FAILED, problem=problem[:500], result=result or {}, finished_at=timezone.now())
+
+    def interrupt(self, problem: str) -> bool:
+        """It was begun, and nobody will hear how it ended."""
+        return self.move(State.INTERRUPTED, problem=problem[:500], finished_at=timezone.now())
 
     def move(self, to: State, **fields) -> bool:
         """Change the state; False when it was not where this object has it any more. Raises ValueError if illegal."""

@@ -51,12 +51,26 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy], [data-copy-target], [data-dialog], [data-dialog-close]");
     if (!button) {
-      if (event.target.matches("dialog[data-dismiss]")) event.target.close();  // the backdrop
+      // The backdrop; the second click of a double one that opened the dialog is none.
+      if (event.target.matches("dialog[data-dismiss]") && event.detail < 2) event.target.close();
       return;
     }
     if (button.dataset.dialog) document.querySelector(button.dataset.dialog)?.showModal();
     else if ("dialogClose" in button.dataset) button.closest("dialog").close();
     else copy(button);
+  });
+
+  // A swap between pressing and letting go takes the control away, and the browser then sees no click: give it to the
+  // control that came in its place, if it is still the one under the pointer.
+  const CONTROLS = "a[href], button, summary";
+  let pressed = null;
+  document.addEventListener("pointerdown", (event) => { pressed = event.target.closest?.(CONTROLS); });
+  document.addEventListener("pointerup", (event) => {
+    if (!pressed || pressed.isConnected) return;
+    const now = document.elementFromPoint(event.clientX, event.clientY)?.closest(CONTROLS);
+    const isSame = now && (pressed.id ? now.id === pressed.id : pressed.href && now.href === pressed.href);
+    pressed = null;
+    if (isSame) now.click();
   });
 
   // Keys: Ctrl/Cmd+Enter sends the form one types in, "/" goes to the search.

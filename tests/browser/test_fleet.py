@@ -85,6 +85,16 @@ def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, s
     expect(page.locator("#node-plan")).to_contain_text("After the load", timeout=20_000)
     expect(page.locator("#node-panels")).to_contain_text("loaded", timeout=10_000)
 
+    # A press outlasts a swap of what is pressed, and a double click asks like a single one.
+    button = page.locator("#button-server_restart")
+    button.hover()
+    page.mouse.down()
+    page.evaluate("() => { const s = document.getElementById('node-state'); s.replaceWith(s.cloneNode(true)); }")
+    page.mouse.up()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it").click()
+    button.dblclick()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it").click()
+
     # Stopped.
     page.get_by_role("button", name="Stop the server").click()
     page.get_by_role("dialog").get_by_role("button", name="Stop it").click()

@@ -147,7 +147,7 @@ def test_it_works_with_the_right_key(installation):
     assert "/sign-in/" in done.stdout
 
 
-@pytest.mark.parametrize("command", [("sign-in-link",), ("queue-status",), ("up",)])
+@pytest.mark.parametrize("command", [("sign-in-link",), ("queue-status",), ("up", "--port", "8399")])
 def test_it_refuses_to_work_with_a_wrong_key(installation, command):
     keys.write(installation, keys.generate())
     before = content(installation)

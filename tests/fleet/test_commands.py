@@ -258,3 +258,17 @@ def test_it_keeps_the_end_of_a_long_output(rig):
     command.beat("a" * 100_000 + "the end")
     assert Command.objects.get().output.endswith("the end")
     assert len(Command.objects.get().output) == 100_000
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("reason", "state"), [(Reason.CUT, "interrupted"), (Reason.UNREACHABLE, "failed")])
+def test_it_does_not_call_failed_what_it_cannot_know(rig, host, reason, state):
+    def does(on_line):
+        raise DaemonError(reason)
+
+    rig.change(agent_url="http://127.0.0.1:9", agent_key="x")
+    host(does)
+    operations.run(Command.ask(rig, "daemon_update"))
+    row = Command.objects.get()
+    assert row.state == state
+    assert ("Whether it took effect" in row.problem) is (state == "interrupted")

@@ -362,3 +362,21 @@ def test_it_has_words_for_every_reason_and_retries_only_what_can_get_better():
         Reason.TIMEOUT_TOTAL, Reason.OUT_OF_MEMORY, Reason.UNAUTHORIZED, Reason.MODEL_NOT_FOUND,
         Reason.CHAT_NOT_FOUND, Reason.BAD_REQUEST, Reason.NOT_UNDERSTOOD,
     }  # fmt: skip
+
+
+def test_it_gives_up_on_an_answer_that_drips():
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    drip = [part for _ in range(40) for part in (0.1, b"x")]
+    with CannedServer(head, *drip) as server:
+        started = time.monotonic()
+        with pytest.raises(DaemonError) as caught:
+            http.call("GET", server.url, seconds=0.6)
+        assert time.monotonic() - started < 2
+    assert caught.value.reason is Reason.TIMEOUT
+
+
+def test_it_understands_no_answer_that_is_nested_without_end():
+    deep = b"[" * 200_000
+    with CannedServer(sized(JSON_HEAD, deep)) as server, pytest.raises(DaemonError) as caught:
+        http.call("GET", server.url)
+    assert caught.value.reason is Reason.NOT_UNDERSTOOD

@@ -35,28 +35,33 @@ def test_it_offers_nothing_where_there_is_nothing(tmp_path):
     assert offers.here(tmp_path) == []
 
 
+def heard() -> list[offers.Offer]:
+    """What is offered of this test's own ports; other tests announce agents too."""
+    return [offer for offer in offers.network(["127.0.0.1"]) if ":286" in offer.agent_url + offer.link]
+
+
 def test_it_finds_what_others_announce_and_no_more_when_it_is_gone(monkeypatch):
-    agent = lan.Announcement(lan.AGENT, "127.0.0.1", 8643, {"tls": "1", "version": "0.1"})
-    server = lan.Announcement(lan.SERVER, "127.0.0.1", 8642, {"tls": "0"})
-    own = lan.Announcement(lan.SERVER, "127.0.0.1", 8650, {})
+    agent = lan.Announcement(lan.AGENT, "127.0.0.1", 28643, {"tls": "1", "version": "0.1"})
+    server = lan.Announcement(lan.SERVER, "127.0.0.1", 28642, {"tls": "0"})
+    own = lan.Announcement(lan.SERVER, "127.0.0.1", 28650, {})
     monkeypatch.setattr(lan, "_own", {own.properties["id"]})  # the others are those of other processes
     try:
-        found = wait_for(lambda: len(told := offers.network(["127.0.0.1"])) == 2 and told, 15)
+        found = wait_for(lambda: len(told := heard()) == 2 and told, 25)
     finally:
         for announcement in (agent, server, own):
             announcement.end()
     by_title = {offer.title.split(" on ")[0]: offer for offer in found}
     assert (by_title["Agent"].agent_url, by_title["Agent"].likely_url) == (
-        "https://127.0.0.1:8643", "http://127.0.0.1:1234",
+        "https://127.0.0.1:28643", "http://127.0.0.1:1234",
     )  # fmt: skip
-    assert by_title["DaemonPulse"].link == "http://127.0.0.1:8642"
-    wait_for(lambda: offers.network(["127.0.0.1"]) == [], 15)
+    assert by_title["DaemonPulse"].link == "http://127.0.0.1:28642"
+    wait_for(lambda: heard() == [], 25)
 
 
 def test_it_offers_what_is_not_a_node_yet_and_adds_nothing(client, alice, monkeypatch):
     told = [
         offers.Offer("LM Studio on this machine", "It answers.", base_url="http://127.0.0.1:1234"),
-        offers.Offer("Agent on <b>rig</b>", "It answers.", agent_url="https://192.0.2.1:8643"),
+        offers.Offer("Agent on <b>rig</b>", "It answers.", agent_url="https://192.0.2.1:28643"),
     ]
     monkeypatch.setattr(offers, "here", lambda: told[:1])
     monkeypatch.setattr(offers, "network", lambda: told[1:])
@@ -66,7 +71,7 @@ def test_it_offers_what_is_not_a_node_yet_and_adds_nothing(client, alice, monkey
     assert "Agent on &lt;b&gt;rig" in html
     assert not Node.objects.exists()
     Node.objects.create(name="here", base_url="http://127.0.0.1:1234")
-    Node.objects.create(name="rig", base_url="http://192.0.2.1:1234", agent_url="https://192.0.2.1:8643")
+    Node.objects.create(name="rig", base_url="http://192.0.2.1:1234", agent_url="https://192.0.2.1:28643")
     assert "Nothing new was found" in client.get("/nodes/offers/").content.decode()
 
 
@@ -81,5 +86,5 @@ def test_it_looks_around_once_for_all_who_ask_at_the_same_time(monkeypatch):
 
 @pytest.mark.parametrize("properties", [{}, {"tls": "<script>"}])
 def test_it_trusts_nothing_of_what_is_announced(properties):
-    offer = offers._offer(lan.Found(lan.AGENT, "x", "fe80::1", 8643, properties))
-    assert offer.agent_url == "http://[fe80::1]:8643"
+    offer = offers._offer(lan.Found(lan.AGENT, "x", "fe80::1", 28643, properties))
+    assert offer.agent_url == "http://[fe80::1]:28643"

@@ -11,6 +11,7 @@ from daemonpulse.models import KeyCheck, SignInLink, User
 from fleet.discovery import find_here
 from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
+from fleet.lms.home import Folder
 from fleet.lms.manager import LMStudioManager
 from fleet.lms.manager import State as Managed
 from fleet.models import Command as NodeCommand
@@ -43,7 +44,9 @@ class Command(BaseCommand):
         simulate = self.simulated_node(options["simulator_port"], options["no_simulator"] or bool(found))
         link = SignInLink.issue(user) if user.last_login is None else None
         is_new = bool(found) and not Node.objects.filter(base_url=found).exists()
+        folder = Folder.find()
         told = {"simulate": simulate, "found": found, "found_is_new": is_new, "problem": problem, "link": link}
+        told["is_installed"] = folder.is_installed and folder.is_bootstrapped
         self.stdout.write(json.dumps(told))
 
     def simulated_node(self, port: int, is_unwanted: bool) -> bool:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 NVML_SECONDS = 5.0
 SURVEY_SECONDS = 5.0
 SURVEY_EVERY_SECONDS = 600.0  # what is built into a machine seldom changes, and the survey starts a program
+SURVEY_AGAIN_SECONDS = 60.0  # after one that failed: LM Studio may have been started since
 
 HANGING = "The graphics driver does not answer. If this lasts, restart the machine."
 FROM_SURVEY = "LM Studio's hardware survey tells what GPUs there are, but not how much of them is in use."
@@ -111,14 +112,15 @@ class SurveyedMachine:
             if (survey := self._survey()) is None:
                 self._known, self._is_known = NO_SURVEY, False
                 return
-            gpus = gpus_from_survey(survey)
+            gpus, rest = gpus_from_survey(survey), SURVEY_EVERY_SECONDS
             self._known = gpus, ram_from_survey(survey), FROM_SURVEY if gpus else NONE_IN_SURVEY
         except Exception as error:
             logger.info("survey.failed error=%s", type(error).__name__)
             gpus, ram, _ = self._known
             self._known = gpus, ram, FROM_SURVEY if gpus else SURVEY_FAILED
+            rest = SURVEY_AGAIN_SECONDS
         self._is_known = True
-        self._due_at = self._clock() + SURVEY_EVERY_SECONDS
+        self._due_at = self._clock() + rest
 
 
 def _without_figures(gpu: Gpu) -> Gpu:

@@ -78,8 +78,8 @@ def test_it_asks_for_the_survey_as_soon_as_there_is_somebody_to_ask():
     assert machines.read().gpu_note == reader.FROM_SURVEY
 
 
-@pytest.mark.parametrize("outcome", ["good", "bad"])
-def test_it_takes_a_survey_at_most_every_ten_minutes(outcome):
+@pytest.mark.parametrize(("outcome", "rest"), [("good", 600), ("bad", 60)])
+def test_it_takes_a_survey_at_most_every_ten_minutes_and_soon_again_after_a_failure(outcome, rest):
     now, asked = [0.0], []
 
     def take():
@@ -89,10 +89,10 @@ def test_it_takes_a_survey_at_most_every_ten_minutes(outcome):
         return survey([device()])
 
     surveyed = SurveyedMachine(take, clock=lambda: now[0])
-    for now[0] in (0.0, 1.0, 599.0, 601.0):
+    for now[0] in (0.0, 1.0, rest - 1.0, rest + 1.0):
         surveyed.read()
     wait_until(lambda: len(asked) == 2)  # renewed in the background
-    assert asked == [0.0, 601.0]
+    assert asked == [0.0, rest + 1.0]
 
 
 def test_it_keeps_the_last_good_survey():

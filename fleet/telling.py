@@ -18,7 +18,7 @@ BEAT_SECONDS = 5.0
 class Telling:
     """Passes on what a command says while it runs, and keeps its lease.
 
-    Lines come from other threads; only the thread of tell() writes.
+    Lines may come from any thread; a thread of its own writes them, so that what runs never waits for the database.
     """
 
     def __init__(self, command: Command, on_line: Callable[[str], None] | None = None):

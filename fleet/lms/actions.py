@@ -23,6 +23,7 @@ class Action(StrEnum):
     STATUS = "status"  # what get_status() says
     QUERY = "query"  # parameters {"what": "ls" | "ps" | "survey" | "link"}: that command's JSON
     ESTIMATE = "estimate"  # {"model", "context_length"?, "gpu_ratio"?}: what a load would need
+    METADATA = "metadata"  # {"model", "size_bytes"?}: what the model's file says of the memory it takes
     LOAD = "load"  # {"model", "context_length"?, "gpu_ratio"?, "parallel"?, "ttl_seconds"?, "identifier"?}: `lms load`
 
     @property
@@ -42,11 +43,12 @@ LABELS = {
     Action.STATUS: "Look at the status",
     Action.QUERY: "Ask LM Studio",
     Action.ESTIMATE: "Estimate the memory",
+    Action.METADATA: "Read a model's file",
     Action.LOAD: "Load a model",
 }
 
 # Those that change something there; the others only look.
-CHANGING = frozenset(Action) - {Action.STATUS, Action.QUERY, Action.ESTIMATE}
+CHANGING = frozenset(Action) - {Action.STATUS, Action.QUERY, Action.ESTIMATE, Action.METADATA}
 
 # The parameters: name → type. "model" and "what" must be there, the others may.
 REQUIRED = {"model", "what"}
@@ -54,6 +56,7 @@ ESTIMATE_PARAMETERS: dict[str, type] = {"model": str, "context_length": int, "gp
 PARAMETERS: dict[Action, dict[str, type]] = {
     Action.QUERY: {"what": str},
     Action.ESTIMATE: ESTIMATE_PARAMETERS,
+    Action.METADATA: {"model": str, "size_bytes": int},
     Action.LOAD: ESTIMATE_PARAMETERS | {"parallel": int, "ttl_seconds": int, "identifier": str},
 }
 WORDS = {str: f"text of 1 to {MAX_TEXT} characters", int: "a whole number", float: "a number"}
@@ -62,9 +65,9 @@ WORDS = {str: f"text of 1 to {MAX_TEXT} characters", int: "a whole number", floa
 def execute(manager: "LMStudioManager", action: Action, parameters: dict) -> dict:
     """Do it and return what came of it, ready for JSON.
 
-    A server or daemon action and "status": Status.as_json(); "query": {"what", "answer"}; "headless_on", "estimate"
-    and "load": what the manager's method returns. Lines go through manager.on_line. Raises ValueError with a sentence
-    for a wrong parameter, LmsError for what fails.
+    A server or daemon action and "status": Status.as_json(); "query": {"what", "answer"}; "headless_on", "estimate",
+    "metadata" and "load": what the manager's method returns. Lines go through manager.on_line. Raises ValueError with
+    a sentence for a wrong parameter, LmsError for what fails.
     """
     action = Action(action)
     return RUN[action](manager, **checked(action, parameters))
@@ -104,5 +107,6 @@ RUN: dict[Action, Callable[..., dict]] = {
     Action.STATUS: lambda manager: manager.get_status().as_json(),
     Action.QUERY: lambda manager, what: {"what": what, "answer": manager.query(what)},
     Action.ESTIMATE: lambda manager, **load: manager.estimate(**load),
+    Action.METADATA: lambda manager, **asked: manager.metadata(**asked),
     Action.LOAD: lambda manager, **load: manager.load(**load),
 }

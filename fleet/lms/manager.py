@@ -18,6 +18,9 @@ from fleet.lms.home import DEFAULT_INTERFACE, Folder, url_of
 from fleet.lms.logs import LogStream, Source
 from fleet.lms.status import MAX_TEXT, State, Status
 from fleet.texts import clean
+from fleet.weights.downloads import file_of
+from fleet.weights.finding import models_folder
+from fleet.weights.reading import Unreadable, read
 
 __all__ = ["ChatMessage", "LMStudioManager", "LmsError", "MessageRole", "Problem", "State", "Status"]
 
@@ -229,6 +232,21 @@ class LMStudioManager:
         args = loading.arguments(model, context_length, gpu_ratio)
         answer = self._awake_lms().run(*args, "--estimate-only", seconds=QUERY_SECONDS)
         return loading.estimate_in(answer, model)
+
+    def metadata(self, model: str, size_bytes: int | None = None) -> dict:
+        """What the file of a downloaded model says: {"architecture": Architecture.as_json(), "format": "gguf"}.
+
+        Never wakes the daemon: where it is down, or there is no `lms`, the file is found by its size.
+        """
+        try:
+            rows = self.query("ls")
+        except LmsError:
+            rows = []
+        path = file_of(models_folder(self.folder.path), rows, model, size_bytes)
+        try:
+            return {"architecture": read(path).as_json(), "format": "gguf"}
+        except Unreadable as error:
+            raise LmsError(Problem.BAD_FILE, str(error), advice="Download the model again, or update it.") from error
 
     def load(
         self,

@@ -10,7 +10,8 @@ from fleet.telemetry.nvml import Nvml, NvmlAnswer
 from fleet.telemetry.patience import Patient
 from fleet.telemetry.readings import Gpu, Machine
 from fleet.telemetry.survey import gpus_from_survey, ram_from_survey
-from fleet.telemetry.system import System, has_unified_memory
+from fleet.telemetry.system import System, disk_free_bytes, has_unified_memory
+from fleet.weights.finding import models_folder
 
 Surveyed = tuple[tuple[Gpu, ...], int | None, str]  # the GPUs, the memory in bytes, a sentence
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 NVML_SECONDS = 5.0
 SURVEY_SECONDS = 5.0
+DISK_SECONDS = 2.0  # models may lie on another machine's disk, which may be gone
 SURVEY_EVERY_SECONDS = 600.0  # what is built into a machine seldom changes, and the survey starts a program
 SURVEY_AGAIN_SECONDS = 60.0  # after one that failed: LM Studio may have been started since
 
@@ -35,7 +37,8 @@ class MachineReader:
     as long as there is nothing here that could be asked for it.
 
     It is asked only where NVML knows no GPU, at most every ten minutes, and may raise. `folder` is LM
-    Studio's: processes whose program lies below it are marked as the daemon's.
+    Studio's: processes whose program lies below it are marked as the daemon's, and its models lie on the disk whose
+    free bytes are told.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class MachineReader:
         self._system = System()
         self._nvml = Patient((nvml or Nvml(folder=folder)).read, nvml_seconds, "nvml")
         self._known = NvmlAnswer()
+        self._disk = Patient(lambda: disk_free_bytes(models_folder(folder)), DISK_SECONDS, "disk") if folder else None
         self._survey = SurveyedMachine(survey) if survey else None
 
     def read(self) -> Machine:
@@ -64,11 +68,18 @@ class MachineReader:
         return Machine(
             at=time.time(),
             **system,
+            disk_free_bytes=self._disk_free(),
             driver_version=answer.driver_version,
             cuda_version=answer.cuda_version,
             gpu_note=f"{answer.note} {UNIFIED}".strip() if has_unified_memory() else answer.note,
             gpus=answer.gpus,
         )
+
+    def _disk_free(self) -> int | None:
+        try:
+            return self._disk.ask() if self._disk else None
+        except TimeoutError:
+            return None
 
     def _gpus(self) -> NvmlAnswer:
         """What NVML tells. While it hangs, the GPUs as they were known, with no figure that may have changed."""

@@ -74,6 +74,7 @@ class Machine:
     cpu_percent: float | None = None
     ram_total_bytes: int | None = None
     ram_used_bytes: int | None = None
+    disk_free_bytes: int | None = None  # where the models lie
     driver_version: str = ""
     cuda_version: str = ""
     gpu_note: str = ""

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -58,6 +59,18 @@ class System:
             self._percent = _busy_percent(self._before, now)
             self._before, self._counted_at = now, self._clock()
             return self._percent
+
+
+def disk_free_bytes(folder: Path) -> int | None:
+    """Free bytes, for this account, of the disk that holds the folder, or will: it may not be there yet."""
+    for place in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return None
+    return None
 
 
 def has_unified_memory() -> bool:

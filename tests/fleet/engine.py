@@ -67,8 +67,8 @@ class EngineProcess:
         self.folder.cleanup()
 
 
-def write_model(path: Path) -> None:
-    """A llama with random weights and a byte-level vocabulary, about half a megabyte."""
+def write_model(path: Path, blocks: int = BLOCKS, kv_heads: int = HEADS) -> None:
+    """A llama with random weights and a byte-level vocabulary, about half a megabyte. HEADS share `kv_heads`."""
     import numpy
     from gguf import GGUFWriter, TokenType
 
@@ -77,10 +77,10 @@ def write_model(path: Path) -> None:
     writer.add_name(MODEL)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(BLOCKS)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    writer.add_head_count_kv(kv_heads)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
@@ -106,9 +106,11 @@ def write_model(path: Path) -> None:
     add("token_embd", len(tokens), WIDTH)
     add("output", len(tokens), WIDTH)
     add_norm("output_norm")
-    for block in range(BLOCKS):
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+    for block in range(blocks):
+        for name in ("attn_q", "attn_output"):
             add(f"blk.{block}.{name}", WIDTH, WIDTH)
+        for name in ("attn_k", "attn_v"):
+            add(f"blk.{block}.{name}", kv_heads * WIDTH // HEADS, WIDTH)
         add(f"blk.{block}.ffn_gate", FEED_FORWARD, WIDTH)
         add(f"blk.{block}.ffn_up", FEED_FORWARD, WIDTH)
         add(f"blk.{block}.ffn_down", WIDTH, FEED_FORWARD)

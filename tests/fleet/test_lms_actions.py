@@ -10,6 +10,7 @@ from fleet.lms.actions import CHANGING, Action, checked, execute
 from fleet.lms.home import Folder
 from fleet.lms.manager import LmsError, LMStudioManager
 from tests.fleet.fake_lms_fixture import OTTER, FakeLMStudio
+from tests.fleet.sparse_gguf import sparse_model
 
 
 @pytest.fixture
@@ -22,6 +23,8 @@ def studio(tmp_path):
 def test_every_action_can_be_carried_out_and_answers_json(studio):
     lines = []
     manager = LMStudioManager(Folder.find(studio.home, environment={}), on_line=lines.append)
+    (folder := manager.folder.path / "models" / OTTER).mkdir(parents=True)
+    sparse_model(folder / "otter.gguf", layers=1)
     asked = [
         (Action.STATUS, {}, "state", "server_down"),
         (Action.DAEMON_UP, {}, "daemon_running", True),
@@ -29,6 +32,7 @@ def test_every_action_can_be_carried_out_and_answers_json(studio):
         (Action.ESTIMATE, {"model": OTTER, "context_length": None, "gpu_ratio": 1}, "fits", True),
         (Action.LOAD, {"model": OTTER, "identifier": "mine", "ttl_seconds": 60}, "identifier", "mine"),
         (Action.QUERY, {"what": "ps"}, "what", "ps"),
+        (Action.METADATA, {"model": OTTER}, "format", "gguf"),
         (Action.SERVER_RESTART, {}, "state", "ready"),
         (Action.SERVER_STOP, {}, "state", "server_down"),
         (Action.HEADLESS_ON, {}, "headless", True),

@@ -1,13 +1,14 @@
-"""The machine of a node: this one, or another one through its agent. Both answer the same calls."""
+"""The machine of a node: this one, another one through its agent, or a simulated one. All answer the same calls."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from fleet.agent.client import ActionFailed, AgentClient
 from fleet.agent.keys import AgentKey
+from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.lms.actions import Action, execute
 from fleet.lms.home import Folder
@@ -16,6 +17,7 @@ from fleet.models.node import Node
 from fleet.telemetry.reader import MachineReader
 from fleet.telemetry.readings import Machine
 
+NOT_MANAGED = "a simulated machine has no LM Studio to manage"
 SAME_READING_SECONDS = 1.0  # several nodes on one machine share a reading
 
 
@@ -62,6 +64,34 @@ class ThisMachine:
         return self.manager().stream_logs(source)
 
 
+class SimulatedMachine:
+    """The machine of a simulated daemon: its cards can be read, and there is no LM Studio on it to be managed."""
+
+    def __init__(self, base_url: str, token: str = ""):
+        self.base_url, self.token = base_url.rstrip("/"), token
+
+    def telemetry(self) -> Machine:
+        try:
+            return Machine.from_json(self._get("machine"))
+        except ValueError as error:
+            raise DaemonError(Reason.NOT_UNDERSTOOD, str(error)) from error
+
+    def status(self) -> dict:
+        raise DaemonError(Reason.BAD_REQUEST, NOT_MANAGED)
+
+    def execute(self, action, parameters, on_line=None, command_id=None, on_signed=None) -> dict:
+        """What a model's file says of it is all that can be asked; DaemonError for any other action."""
+        if action != Action.METADATA:
+            raise DaemonError(Reason.BAD_REQUEST, NOT_MANAGED)
+        return self._get(f"metadata?{urlencode({'model': parameters['model']})}")
+
+    def logs(self, source: str) -> Iterator[str]:
+        return iter(())
+
+    def _get(self, path: str) -> dict:
+        return http.call("GET", f"{self.base_url}/simulator/{path}", self.token)
+
+
 class OwnReader:
     """This machine's reader, made when it is first needed and asked once for all of the nodes on it."""
 
@@ -93,6 +123,8 @@ def host_of(node: Node) -> Host | None:
             return AgentClient(node.agent_url, AgentKey.parse(node.agent_key))
         except ValueError as error:
             raise DaemonError(Reason.UNAUTHORIZED, str(error)) from error
+    if node.is_simulated:
+        return SimulatedMachine(node.base_url, node.token)
     if node.is_here:
         parts = urlsplit(node.base_url)
         return ThisMachine(parts.port or (443 if parts.scheme == "https" else 80), node.token)

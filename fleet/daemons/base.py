@@ -9,7 +9,16 @@ from urllib.parse import urlsplit
 from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.sse import EventTooLarge, SSEReader
-from fleet.daemons.types import ChatEvent, ChatRequest, LoadedModel, LoadRequest, ModelInfo
+from fleet.daemons.types import (
+    ChatEvent,
+    ChatRequest,
+    Download,
+    InstanceState,
+    LoadedModel,
+    LoadRequest,
+    ModelInfo,
+    Processing,
+)
 
 
 class ChatStream(ABC):
@@ -97,7 +106,8 @@ class Daemon(ABC):
     ) -> LoadedModel:
         """Load another copy as the request wishes, as far as a channel carries it. Blocks until it is loaded.
 
-        `on_progress` gets fractions (0..1), and setting `cancelled` calls the load off, where the channel can do that.
+        `on_progress` gets fractions (0..1), and setting `cancelled` calls the load off. With either of them the channel
+        that can do that is tried first; where there is none, the load goes on without.
         `by_cli` loads through the daemon's own command line, where its machine can be reached.
         """
         raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon cannot load")
@@ -105,6 +115,25 @@ class Daemon(ABC):
     def estimate(self, request: LoadRequest) -> dict:
         """What a load would take, without loading; see LMStudioSocket.estimate."""
         raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon cannot estimate a load")
+
+    def instances(self) -> list[InstanceState]:
+        """Each loaded copy, and what it does right now."""
+        raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon does not tell what its models do")
+
+    def processing(self, instance: str, is_embedding: bool = False) -> Processing | None:
+        """What one copy does right now, for a last look before it is unloaded; None: it is gone.
+
+        Raises SocketUnavailable (a DaemonError) where this daemon cannot be asked.
+        """
+        raise DaemonError(Reason.BAD_REQUEST, "this kind of daemon does not tell what its models do")
+
+    def download(self, model: str, quantization: str = "") -> Download:
+        """Begin to fetch a model onto the node's disk; `quantization` goes with the address of a repository only."""
+        raise DaemonError(Reason.BAD_REQUEST, "this kind of node cannot download")
+
+    def download_status(self, job_id: str) -> Download:
+        """How far a download is. JOB_NOT_FOUND: the daemon has forgotten it, as after a restart."""
+        raise DaemonError(Reason.BAD_REQUEST, "this kind of node cannot download")
 
     @abstractmethod
     def unload(self, instance: str) -> None: ...

@@ -1,5 +1,6 @@
 """What can go wrong between us and a daemon: one closed set of reasons, mapped and worded here only."""
 
+import json
 import re
 from enum import StrEnum
 
@@ -19,6 +20,7 @@ class Reason(StrEnum):
     UNAUTHORIZED = "unauthorized"  # 401, 403
     MODEL_NOT_FOUND = "model_not_found"
     CHAT_NOT_FOUND = "chat_not_found"  # the daemon no longer has the chat that a follow-up continues
+    JOB_NOT_FOUND = "job_not_found"  # the daemon no longer knows a download, as after a restart
     BAD_REQUEST = "bad_request"  # other 4xx
     NOT_UNDERSTOOD = "not_understood"  # an answer that is not this kind of daemon's
 
@@ -59,6 +61,7 @@ EXPLANATIONS = {
     Reason.UNAUTHORIZED: "The node refused our token. Set a valid one under Change on its page in Fleet.",
     Reason.MODEL_NOT_FOUND: "The node does not know this model.",
     Reason.CHAT_NOT_FOUND: "The node no longer has the chat this continues. Repeat it as a new prompt.",
+    Reason.JOB_NOT_FOUND: "The node no longer knows this download.",
     Reason.BAD_REQUEST: "The node did not accept the request.",
     Reason.NOT_UNDERSTOOD: "The answer was not one this kind of node gives. Is the address right?",
 }
@@ -73,14 +76,18 @@ class DaemonError(Exception):
     def __init__(self, reason: Reason, detail: str = ""):
         super().__init__(reason.value)
         self.reason = reason
-        self.detail = detail[:2000]
+        self.detail = detail[:MAX_DETAIL]
 
 
+MAX_DETAIL = 2000
 MEMORY_WORDS = ("memory", "vram", "guardrail", "insufficient", "resources")
 # Not just the word: a model can also be "unloaded", or "evicted by the load of another one".
 FAILED_LOAD = re.compile(
     r"\b(fail|error|unable|could not|cannot).*\bload(ed|ing)?\b|\bload(ing)?\b.*\b(fail|error|stopped)"
 )
+# Plain enough to need no other sign: what status a load that does not fit gets is not known (contract §2.0).
+TOO_LITTLE = re.compile(r"\binsufficient\b.{0,80}\b(v?ram|memory|resources)\b|\bout of memory\b", re.DOTALL)
+WORDS = ("message", "title", "cause", "suggestion", "errorData")
 LOST_WORDS = ("unloaded", "evicted", "crashed")
 
 
@@ -91,12 +98,21 @@ def from_answer(status: int, body: object) -> DaemonError:
     """
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
-        message = str(error.get("message") or "")
+        message = words_of(error)
         words = {str(error.get("type") or ""), str(error.get("code") or "")}
         param = str(error.get("param") or "")
     else:
         message, words, param = str(error or body or ""), set(), ""
     return DaemonError(_reason(status, words, param, message.lower()), message)
+
+
+def words_of(error: dict) -> str:
+    """All that an error object says in words, the engine's own line among them (contract §2.0, §10)."""
+    return ". ".join(_text(error[name]) for name in WORDS if error.get(name))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _reason(status: int, words: set[str], param: str, message: str) -> Reason:
@@ -106,10 +122,13 @@ def _reason(status: int, words: set[str], param: str, message: str) -> Reason:
         return Reason.UNAUTHORIZED
     if param == "previous_response_id" or "previous_response_id" in message or "response_not_found" in words:
         return Reason.CHAT_NOT_FOUND
+    if "job_not_found" in words:
+        return Reason.JOB_NOT_FOUND
     if "model_not_found" in words or "invalid model identifier" in message or "no models loaded" in message:
         return Reason.MODEL_NOT_FOUND
     is_load_failure = bool(FAILED_LOAD.search(message))
-    if (status >= 500 or is_load_failure) and any(word in message for word in MEMORY_WORDS):
+    may_be_memory = status >= 500 or is_load_failure
+    if TOO_LITTLE.search(message) or (may_be_memory and any(word in message for word in MEMORY_WORDS)):
         return Reason.OUT_OF_MEMORY
     if status in {429, 503}:
         return Reason.BUSY

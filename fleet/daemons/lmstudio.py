@@ -4,20 +4,25 @@ import json
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from fleet.allocation.channels import Channel, carried, choose
 from fleet.daemons.base import ChatStream, Daemon, json_object
 from fleet.daemons.errors import DaemonError, Reason, from_answer
 from fleet.daemons.http import Stream
+from fleet.daemons.lmstudio_answers import MAX_KEY, download, model_info, text
 from fleet.daemons.types import (
     LOAD_SECONDS,
     ChatEvent,
     ChatRequest,
+    Download,
     Finished,
+    InstanceState,
     LoadedModel,
     LoadRequest,
     Message,
     ModelInfo,
+    Processing,
     Progress,
     Reasoning,
     Started,
@@ -27,7 +32,7 @@ from fleet.daemons.types import (
 if TYPE_CHECKING:
     from fleet.daemons.lmstudio_socket import LMStudioSocket
 
-DEFAULT_SLOTS = 4  # "Max Concurrent Predictions" of an LLM where the server does not say (contract §6)
+DOWNLOAD_SECONDS = 60.0  # until a download has begun: the daemon looks the model up on the internet first
 # Our setting → its name in the request body; nothing else is accepted there (contract §2.6).
 SETTINGS = (
     "temperature",
@@ -61,7 +66,7 @@ class LMStudio(Daemon):
         rows = self.call("GET", "/api/v1/models").get("models")
         if not isinstance(rows, list):
             raise DaemonError(Reason.NOT_UNDERSTOOD, "no list of models")
-        return [model for row in rows if (model := _readable(row))]
+        return [model for row in rows if (model := model_info(row))]
 
     def chat(self, request: ChatRequest) -> "NativeStream":
         body = {"model": request.model, "input": request.text, "stream": True, "store": True}
@@ -82,11 +87,16 @@ class LMStudio(Daemon):
         cancelled: threading.Event | None = None,
         by_cli: Callable[[LoadRequest], LoadedModel] | None = None,
     ) -> LoadedModel:
-        """Through REST if that carries every wish, else through the socket; without a socket through what is left."""
+        """Through REST if that carries every wish, else through the socket; without a socket through what is left.
+
+        Where progress or a cancel is wished the socket comes first, because it alone can do either (contract §2.2).
+        """
         from fleet.daemons.lmstudio_socket import LoadCancelled, SocketUnavailable  # see `socket`
 
         more = {"gpu_indices": request.gpu_indices, "is_embedding": request.is_embedding}
-        if choose((Channel.SOCKET, Channel.REST), request.profile, request.options, **more) is Channel.SOCKET:
+        is_followed = on_progress is not None or cancelled is not None
+        best = choose((Channel.SOCKET, Channel.REST), request.profile, request.options, **more)
+        if is_followed or best is Channel.SOCKET:
             try:
                 return self.socket.load(request, on_progress, cancelled)
             except SocketUnavailable as error:
@@ -102,6 +112,24 @@ class LMStudio(Daemon):
         wish = carried(request.profile, request.options, Channel.SOCKET, **more)
         return self.socket.estimate(request.model, wish.passed["fields"], request.is_embedding)
 
+    def instances(self) -> list[InstanceState]:
+        """Of LLMs and embedding models, over the socket. Raises SocketUnavailable where there is none."""
+        from fleet.daemons.lmstudio_instances import instances  # see `socket`
+
+        return instances(self.socket)
+
+    def processing(self, instance: str, is_embedding: bool = False) -> Processing | None:
+        from fleet.daemons.lmstudio_instances import processing  # see `socket`
+
+        return processing(self.socket, instance, is_embedding)
+
+    def download(self, model: str, quantization: str = "") -> Download:
+        body = {"model": model} | ({"quantization": quantization} if quantization else {})
+        return download(self.call("POST", "/api/v1/models/download", body, seconds=DOWNLOAD_SECONDS))
+
+    def download_status(self, job_id: str) -> Download:
+        return download(self.call("GET", f"/api/v1/models/download/status/{quote(job_id, safe='')}"))
+
     @property
     def socket(self) -> "LMStudioSocket":
         # Here, because its library takes 2 MB in every process, and few ever open it.
@@ -113,10 +141,15 @@ class LMStudio(Daemon):
         """It can neither tell progress nor be called off (contract §2.2)."""
         wish = carried(request.profile, request.options, Channel.REST)
         body = {"model": request.model} | wish.passed
-        answer = self.call("POST", "/api/v1/models/load", body, seconds=LOAD_SECONDS)
+        try:
+            answer = self.call("POST", "/api/v1/models/load", body, seconds=LOAD_SECONDS)
+        except DaemonError as error:
+            if error.reason in {Reason.SERVER_ERROR, Reason.GENERATION_FAILED}:  # whatever its words, it is of a load
+                raise DaemonError(Reason.LOAD_FAILED, error.detail) from error
+            raise
         seconds = answer.get("load_time_seconds")
         return LoadedModel(
-            str(answer.get("instance_id") or request.model),
+            text(answer.get("instance_id"), MAX_KEY) or request.model,
             Channel.REST,
             wish.dropped,
             seconds if isinstance(seconds, int | float) else None,
@@ -124,36 +157,6 @@ class LMStudio(Daemon):
 
     def unload(self, instance: str) -> None:
         self.call("POST", "/api/v1/models/unload", {"instance_id": instance})
-
-
-def _readable(row: object) -> ModelInfo | None:
-    """A row that cannot be read must not hide the others."""
-    try:
-        return _model(row) if isinstance(row, dict) and row.get("key") else None
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
-def _count(value: object, most: int) -> int | None:
-    return value if isinstance(value, int) and 0 < value <= most else None
-
-
-def _model(row: dict) -> ModelInfo:
-    instances = [item for item in row.get("loaded_instances") or [] if isinstance(item, dict) and item.get("id")]
-    slots = [(item.get("config") or {}).get("parallel") for item in instances]
-    known = [count for count in slots if _count(count, 1023)]
-    is_llm = row.get("type") != "embedding"
-    reasoning = (row.get("capabilities") or {}).get("reasoning") or {}
-    return ModelInfo(
-        key=str(row["key"])[:300],
-        name=str(row.get("display_name") or row["key"])[:300],
-        type="llm" if is_llm else "embedding",
-        loaded=tuple(str(item["id"]) for item in instances),
-        slots=max(known) if known else (DEFAULT_SLOTS if is_llm else None),
-        size_bytes=_count(row.get("size_bytes"), 2**62),
-        context_length=_count(row.get("max_context_length"), 2**31 - 1),
-        reasoning_options=tuple(str(option) for option in reasoning.get("allowed_options") or ()),
-    )
 
 
 class NativeStream(ChatStream):

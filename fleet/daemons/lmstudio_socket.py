@@ -1,7 +1,7 @@
 """LM Studio's WebSocket: loads that say which GPUs to use, and estimates (contract §9, §10).
 
-A socket serves one call and is closed after it, whatever comes of it. Nothing is waited for without a limit, because
-an unknown endpoint is answered without the call's id, or not at all.
+A socket serves one question and is closed after it, whatever comes of it. Nothing is waited for without a limit,
+because an unknown endpoint is answered without the call's id, or not at all.
 """
 
 import json
@@ -19,7 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from fleet.allocation.channels import Channel, carried
 from fleet.daemons import http
-from fleet.daemons.errors import DaemonError, Reason, from_answer
+from fleet.daemons.errors import DaemonError, Reason, from_answer, words_of
+from fleet.daemons.lmstudio_answers import MAX_KEY, text
 from fleet.daemons.types import LOAD_SECONDS, LoadedModel, LoadRequest
 
 HANDSHAKE_SECONDS = 10.0  # the daemon's own limit for it
@@ -30,8 +31,13 @@ CLOSE_SECONDS = 1.0
 POLL_SECONDS = 0.25  # how soon a cancel is seen
 
 TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")  # contract §1.3
-ID = 1  # of the only call or channel of a socket
-UNKNOWN_MODEL = {"generic.pathNotFound", "generic.identifierNotFound", "generic.noModelMatchingQuery"}
+ID = 1  # of the only channel of a socket, or of its calls, one after the other
+UNKNOWN_MODEL = {
+    "generic.pathNotFound",
+    "generic.identifierNotFound",
+    "generic.noModelMatchingQuery",
+    "generic.specificModelUnloaded",
+}
 # The library writes whole frames, passkeys among them, into a log that is open for debugging.
 QUIET = logging.getLogger(__name__)
 QUIET.setLevel(logging.WARNING)
@@ -77,7 +83,7 @@ class LMStudioSocket:
         parameter = {"modelKey": request.model} | wish.passed
         parameter["loadConfigStack"] = stack(parameter.pop("fields"))
         began = time.monotonic()
-        with self._opened(request.is_embedding) as line:
+        with self.opened(request.is_embedding) as line:
             instance = Loading(line, on_progress, cancelled or threading.Event()).run(parameter)
         return LoadedModel(instance, Channel.SOCKET, wish.dropped, time.monotonic() - began)
 
@@ -86,7 +92,7 @@ class LMStudioSocket:
 
         Also `confidence` ("high" or "low") and `passes_guardrails` (bool), where they are told.
         """
-        with self._opened(is_embedding) as line:
+        with self.opened(is_embedding) as line:
             result = line.call("estimateModelUsage", {"modelKey": model, "loadConfigStack": stack(fields)})
         if not isinstance(result, dict) or not isinstance(memory := result.get("memory"), dict):
             raise DaemonError(Reason.NOT_UNDERSTOOD, "an estimate without figures")
@@ -98,7 +104,8 @@ class LMStudioSocket:
         return told
 
     @contextmanager
-    def _opened(self, is_embedding: bool) -> Iterator["Line"]:
+    def opened(self, is_embedding: bool) -> Iterator["Line"]:
+        """A line to the namespace of a kind of model, after the handshake. Raises SocketUnavailable for none."""
         url = f"{self.base_url}/{'embedding' if is_embedding else 'llm'}"
         with _connected(url, self.token) as connection:
             line = Line(connection)
@@ -127,9 +134,10 @@ class Line:
         if answer.get("success") is not True:
             raise SocketUnavailable(Reason.UNAUTHORIZED, str(answer.get("error") or ""))
 
-    def call(self, endpoint: str, parameter: dict) -> object:
-        """A remote call's result; None for none."""
-        self.send({"type": "rpcCall", "endpoint": endpoint, "callId": ID, "parameter": parameter})
+    def call(self, endpoint: str, parameter: dict | None = None) -> object:
+        """A remote call's result; None for none. A call without a parameter must not even name one."""
+        told = {} if parameter is None else {"parameter": parameter}
+        self.send({"type": "rpcCall", "endpoint": endpoint, "callId": ID} | told)
         until = time.monotonic() + RPC_SECONDS
         while True:
             frame = self.receive(until)
@@ -224,15 +232,15 @@ class Loading:
             self.on_progress(min(progress, 1.0))
         if message.get("type") != "success":
             return ""
-        if not isinstance(info, dict) or not isinstance(info.get("identifier"), str) or not info["identifier"]:
+        if not (instance := text(info.get("identifier") if isinstance(info, dict) else None, MAX_KEY)):
             raise DaemonError(Reason.NOT_UNDERSTOOD, "the model is loaded, but without a name")
-        return info["identifier"]
+        return instance
 
 
 def failure(error: object, what: str = "") -> DaemonError:
     """What an error frame means: its code first, then its words, as those of an HTTP answer (contract §10)."""
     told = error if isinstance(error, dict) else {"title": error}
-    words = ". ".join(str(told[name]) for name in ("title", "cause", "suggestion") if told.get(name))
+    words = words_of(told)
     display = told.get("displayData")
     code = display.get("code") if isinstance(display, dict) else None
     if isinstance(code, str) and code in UNKNOWN_MODEL:

@@ -2,14 +2,33 @@
 
 from dataclasses import dataclass, field
 
+from fleet.allocation.channels import OPTIONS
 from fleet.allocation.profile import Profile
 
 LOAD_SECONDS = 900.0  # what a load may take: a large model from a slow disk
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceConfig:
+    """A loaded copy and what it was loaded with, as far as the daemon tells (contract §2.1).
+
+    `parallel`: requests it serves side by side. `options`: all else that is told of its load, numbers and flags only,
+    in the daemon's own names ("flash_attention").
+    """
+
+    id: str
+    context_length: int | None = None
+    parallel: int | None = None
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model on a node. `slots` is how many requests one loaded copy serves side by side; None = unknown."""
+    """A model on a node. `slots` is how many requests one loaded copy serves side by side; None = unknown.
+
+    From `publisher` on it is what the model is by its maker and its files; "" and None = not told. `variants` are the
+    keys of all that are on the node's disk, where there are several; `selected_variant` is the one that a load takes.
+    """
 
     key: str
     name: str
@@ -20,6 +39,74 @@ class ModelInfo:
     size_bytes: int | None = None
     context_length: int | None = None
     reasoning_options: tuple[str, ...] = ()
+    publisher: str = ""
+    architecture: str = ""
+    parameters: str = ""  # "8B", "26B-A4B"
+    quantization: str = ""  # "Q4_K_M"
+    bits_per_weight: float | None = None
+    format: str = ""  # "gguf" or "mlx"
+    vision: bool | None = None
+    tools: bool | None = None  # trained to call tools
+    variants: tuple[str, ...] = ()
+    selected_variant: str = ""
+    instances: tuple[InstanceConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """What a loaded copy does right now. "" and None = not told.
+
+    `status`: "idle", "processingPrompt", "generating", "computingEmbedding" or what later versions add. `queued`:
+    requests that run or wait there (contract §6).
+    """
+
+    status: str = ""
+    queued: int | None = None
+
+    @property
+    def is_busy(self) -> bool | None:
+        """Somebody would notice if it went away now; None = unknown."""
+        if self.queued or self.status not in {"", "idle"}:
+            return True
+        return None if self.status == "" and self.queued is None else False
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceState:
+    """A loaded copy at this moment. `ttl_seconds`: it is unloaded when nobody used it for so long; None = never.
+
+    `last_used_at` is in unix seconds, None when it was not used yet. `status` and `queued` as for Processing.
+    """
+
+    id: str
+    model: str  # its key
+    is_embedding: bool = False
+    context_length: int | None = None
+    ttl_seconds: float | None = None
+    last_used_at: float | None = None
+    status: str = ""
+    queued: int | None = None
+    device: str = ""  # "" = the node's own machine, else a device behind LM Link
+
+    @property
+    def is_busy(self) -> bool | None:
+        return Processing(self.status, self.queued).is_busy
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A model on its way to a node's disk; what is None was not told. `finishes_at`: unix seconds.
+
+    `status`: "downloading", "paused", "completed", "failed", "already_downloaded" (without a `job_id`), or a word that
+    later versions add.
+    """
+
+    job_id: str
+    status: str
+    total_bytes: int | None = None
+    downloaded_bytes: int | None = None
+    bytes_per_second: float | None = None
+    finishes_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +141,10 @@ class LoadRequest:
     parallel: int | None = None
     ttl_seconds: float | None = None
     identifier: str = ""
+    flash_attention: bool | None = None
+    offload_kv_cache_to_gpu: bool | None = None
+    eval_batch_size: int | None = None
+    num_experts: int | None = None
     profile: Profile = field(default_factory=Profile)
     gpu_indices: tuple[int, ...] = ()
     is_embedding: bool = False
@@ -61,8 +152,7 @@ class LoadRequest:
     @property
     def options(self) -> dict:
         """What is wished besides the profile, in the names of fleet.allocation.channels."""
-        names = ("context_length", "parallel", "ttl_seconds", "identifier")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
         token=arguments.token or os.environ.get(TOKEN_FROM) or None,
         vram_bytes=int(arguments.vram_gb * 2**30),
         gpus=arguments.gpus,
+        overhead_bytes=int(arguments.overhead_mb * 2**20),
+        ram_bytes=int(arguments.ram_gb * 2**30),
         slots=arguments.slots,
         jit=not arguments.no_jit,
         auto_evict=not arguments.no_auto_evict,
@@ -59,6 +61,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=1,
         metavar="N",
         help="simulated cards, which share that memory in equal parts (default: 1)",
+    )
+    add(
+        "--overhead-mb",
+        type=_not_negative,
+        default=0,
+        metavar="MB",
+        help="what every load takes beyond its estimate (default: 0)",
+    )
+    add(
+        "--ram-gb",
+        type=_positive,
+        default=64,
+        metavar="GB",
+        help="memory of the simulated machine (default: 64)",
     )
     add(
         "--slots",
@@ -121,6 +137,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be 0 or more")
     return value
 
 

@@ -1,6 +1,6 @@
 """Simulated downloads: jobs that take some seconds and end with one more model (contract §2.4, §2.5).
 
-A name with "broken" in it fails half way, so that this can be seen as well.
+A name with "broken" in it fails half way, and one with "stalled" stops moving, so that this can be seen as well.
 """
 
 import re
@@ -20,6 +20,7 @@ from fleet.simulator.models import Model
 from fleet.simulator.settings import Settings
 
 DOWNLOAD_SECONDS = 4.0
+BROKEN_AT, STALLED_AT = 0.5, 0.4  # shares of the whole
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_PREFIX = "https://huggingface.co/"
 
@@ -31,6 +32,7 @@ class Job:
     started_at: float  # unix
     seconds: float
     fails: bool
+    stalls: bool
     is_done: bool = False
     timer: IDelayedCall | None = None
 
@@ -43,8 +45,11 @@ class Job:
             "started_at": _iso(self.started_at),
         }
         end = self.started_at + self.seconds
-        if self.fails and share >= 0.5:
-            return {**answer, "status": "failed", "downloaded_bytes": self.total_bytes // 2}
+        if self.fails and share >= BROKEN_AT:
+            return {**answer, "status": "failed", "downloaded_bytes": int(self.total_bytes * BROKEN_AT)}
+        if self.stalls and share >= STALLED_AT:
+            done = int(self.total_bytes * STALLED_AT)
+            return {**answer, "status": "downloading", "bytes_per_second": 0.0, "downloaded_bytes": done}
         if share >= 1.0:
             done = {"status": "completed", "downloaded_bytes": self.total_bytes, "completed_at": _iso(end)}
             return {**answer, **done}
@@ -83,8 +88,9 @@ class Downloads:
 
     def _begin(self, script: ScriptedModel) -> dict:
         seconds = self._settings.scaled(DOWNLOAD_SECONDS)
-        job = Job(f"job_{secrets.token_hex(5)}", script.size_bytes, time.time(), seconds, "broken" in script.key)
-        if not job.fails:
+        fails, stalls = "broken" in script.key, "stalled" in script.key
+        job = Job(f"job_{secrets.token_hex(5)}", script.size_bytes, time.time(), seconds, fails, stalls)
+        if not (fails or stalls):
             job.timer = reactor.callLater(seconds, self._finish, job, script)
         self._jobs[job.id] = job
         status = job.status_json()

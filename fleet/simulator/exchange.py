@@ -54,6 +54,10 @@ class Exchange(Request):
         """The answer is not finished and somebody is there to read it."""
         return not self.finished and not self._disconnected
 
+    def asked(self, name: str) -> str:
+        """A parameter of the query; "" where it is not there."""
+        return self.args.get(name.encode(), [b""])[0].decode("utf-8", "replace")
+
     def body(self):
         """The request's JSON; raises ApiError 400."""
         try:

@@ -49,10 +49,12 @@ class Generation:
         """Spend the time to first token, reporting progress from 0 to 1."""
         seconds = self.daemon.settings.scaled(self.model.speed.ttft_seconds)
         steps = PROMPT_STEPS if seconds > 0 else 1
+        self.place.is_reading = True
         for step in range(1, steps + 1):
             if seconds > 0:
                 await self.place.sleep(seconds / steps)
             on_progress(step / steps)
+        self.place.is_reading = False
         self.first_token_at = self.ended_at = time.monotonic()
 
     async def speak(self, frames: Iterable[bytes], write: Callable[[bytes], None]) -> None:

@@ -24,10 +24,13 @@ class Instance:
         ttl_seconds: float | None,
         busy_seconds: Counter,
         landed: list[int],
+        in_ram: int,
     ):
         self.id, self.model, self.context_length, self.how = id, model, context_length, how
         self.ttl_seconds = ttl_seconds  # None: stays until it is unloaded
         self.landed = landed  # bytes on each card
+        self.in_ram = in_ram  # bytes that are on none
+        self.last_used_at: float | None = None  # unix; when a request last got a slot or left it
         self.busy_seconds = busy_seconds  # slot occupancy by instance id; outlives the instance
         self.is_ready = self.is_gone = False
         self.load_seconds: float | None = None  # measured
@@ -47,6 +50,15 @@ class Instance:
     @property
     def slots(self) -> int:
         return self.options.get("parallel") or self.model.speed.slots
+
+    @property
+    def status(self) -> str:
+        """What it does, in the words of `lms ps` (contract §7.3)."""
+        if not self.running:
+            return "idle"
+        if not self.model.is_llm:
+            return "computingEmbedding"
+        return "processingPrompt" if all(place.is_reading for place in self.running) else "generating"
 
     def config(self) -> dict:
         """`loaded_instances[].config`; embeddings have the context length only (contract §2.1)."""
@@ -99,6 +111,7 @@ class Place:
     def __init__(self, instance: Instance, is_loader: bool):
         self.instance, self.is_loader = instance, is_loader
         self.started_at: float | None = None
+        self.is_reading = False  # its prompt is processed
         self._pause: Deferred | None = None
         instance.waiting.append(self)
         instance.admit()
@@ -110,6 +123,7 @@ class Place:
         if self in self.instance.running:
             self.instance.running.discard(self)
             self.instance.busy_seconds[self.instance.id] += self.seconds()
+            self.instance.last_used_at = time.time()
         else:
             self.instance.waiting.remove(self)
         self.instance.admit()
@@ -121,6 +135,7 @@ class Place:
 
     def start(self) -> None:
         self.started_at = time.monotonic()
+        self.instance.last_used_at = time.time()
         if self._pause is not None:
             # Next turn of the loop: a long line of instant requests must not nest one inside the other.
             reactor.callLater(0, _wake, self._pause)

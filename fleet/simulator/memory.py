@@ -69,14 +69,21 @@ class Memory:
         ttl_seconds: float | None = None,
         identifier: str = "",
         split: Split | None = None,
+        options: dict | None = None,
     ) -> Instance:
-        """Begin to load another copy of a model. Raises LoadFailed when it does not fit or its name is taken."""
+        """Begin to load another copy of a model. Raises LoadFailed when it does not fit or its name is taken.
+
+        `options`: what else was asked of it, in the names of `loaded_instances[].config` (contract §2.1).
+        """
         if identifier in self.instances:
             raise LoadFailed(model.key, f'the identifier "{identifier}" is already in use.')
         context = model.context(context_length)
-        landed = self._land(model, context, split or Split())
+        options = options or {}
+        is_cache_on_cards = options.get("offload_kv_cache_to_gpu", True)
+        landed, in_ram = self._land(model, context, split or Split(), is_cache_on_cards)
         id = identifier or self._free_id(model.key)
-        instance = Instance(id, model, context, how, ttl_seconds, self._busy_seconds, landed)
+        instance = Instance(id, model, context, how, ttl_seconds, self._busy_seconds, landed, in_ram)
+        instance.options = options
         self.instances[instance.id] = instance
         instance.on_idle = lambda: self._start_expiry(instance)
         fails = bool(model.faults.take((LOAD_FAILURE,)) or self.daemon_faults.take((LOAD_FAILURE,)))
@@ -91,14 +98,22 @@ class Memory:
         sizes = self.settings.card_bytes()
         return [size - taken for size, taken in zip(sizes, used or [0] * len(sizes), strict=True)]
 
-    def _land(self, model: Model, context: int, split: Split) -> list[int]:
-        """The load's bytes on each card; raises LoadFailed when one of them has no room for its part."""
+    def free_ram_bytes(self) -> int:
+        """What is free of the machine's own memory."""
+        return self.settings.ram_bytes - sum(one.in_ram for one in self.instances.values())
+
+    def _land(self, model: Model, context: int, split: Split, is_cache_on_cards: bool) -> tuple[list[int], int]:
+        """The load's bytes on each card, and beside them; raises LoadFailed where there is no room for its part."""
         free = self.free_bytes()
-        landed = spread(model.script.vram_bytes(context), free, split)
+        weights, cache = model.script.size_bytes + self.settings.overhead_bytes, model.script.cache_bytes(context)
+        landed = spread(weights + cache * is_cache_on_cards, free, split)
         if any(part > room for part, room in zip(landed, free, strict=True)):
-            need = f"needs {sum(landed) / 1e9:.1f} GB of VRAM, {max(sum(free), 0) / 1e9:.1f} GB are free"
-            raise LoadFailed(model.key, f"insufficient memory: {need}.")
-        return landed
+            told = f"needs {sum(landed) / 1e9:.1f} GB of VRAM, {max(sum(free), 0) / 1e9:.1f} GB are free"
+            raise LoadFailed(model.key, f"insufficient memory: {told}.")
+        if (in_ram := weights + cache - sum(landed)) > self.free_ram_bytes():
+            told = f"needs {in_ram / 1e9:.1f} GB of RAM, {self.free_ram_bytes() / 1e9:.1f} GB are free"
+            raise LoadFailed(model.key, f"insufficient memory: {told}.")
+        return landed, in_ram
 
     async def _run_load(self, instance: Instance, fails: bool) -> None:
         started = time.monotonic()

@@ -1,5 +1,6 @@
 """The native v1 routes about models: list, load, unload, download (contract §2.1 to §2.5)."""
 
+from fleet.simulator.catalogue import ScriptedModel
 from fleet.simulator.daemon import Daemon
 from fleet.simulator.errors import ApiError, UnknownModel
 from fleet.simulator.exchange import Exchange
@@ -31,8 +32,8 @@ async def load_model(daemon: Daemon, exchange: Exchange) -> None:
     model = daemon.models.get(body["model"])
     if model is None:
         raise UnknownModel(body["model"])
-    instance = daemon.memory.load(model, "explicit", body.get("context_length"))
-    instance.options = {name: body[name] for name in LLM_LOAD_OPTIONS if name in body}
+    options = {name: body[name] for name in LLM_LOAD_OPTIONS if name in body}
+    instance = daemon.memory.load(model, "explicit", body.get("context_length"), options=options)
     await instance.loaded()
     answer = {
         "type": model.script.kind,
@@ -81,11 +82,21 @@ def _model(daemon: Daemon, model: Model) -> dict:
     }
     if not model.is_llm:
         return common
-    return common | {
-        "architecture": script.architecture,
-        "capabilities": _capabilities(model),
-        "description": script.description,
-    }
+    return (
+        common
+        | _variants(script)
+        | {
+            "architecture": script.architecture,
+            "capabilities": _capabilities(model),
+            "description": script.description,
+        }
+    )
+
+
+def _variants(script: ScriptedModel) -> dict:
+    """Nothing for a model that has only one (contract §2.1)."""
+    keys = script.variant_keys()
+    return {"variants": keys, "selected_variant": keys[0]} if keys else {}
 
 
 def _capabilities(model: Model) -> dict:

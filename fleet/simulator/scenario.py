@@ -12,6 +12,7 @@ TYPES = {
     "key": str,
     "display_name": str,
     "params": str | None,
+    "kv_bytes_per_token": int | None,
     "bits_per_weight": int | float,
     "load_seconds": int | float,
     "ttft_seconds": int | float,
@@ -47,8 +48,8 @@ def _scripted(entry: dict, built_in: dict[str, ScriptedModel]) -> ScriptedModel:
         base = built_in[entry["like"]]
     else:
         base = built_in.get(entry["key"]) or ScriptedModel(entry["key"], f"{entry['key']} (simulated)")
-    if "flaky_kinds" in fields:
-        fields["flaky_kinds"] = tuple(fields["flaky_kinds"])
+    for name in {"flaky_kinds", "variants"} & set(fields):
+        fields[name] = tuple(fields[name])
     model = dataclasses.replace(base, **fields)
     _check(model)
     return model

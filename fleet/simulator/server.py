@@ -13,6 +13,7 @@ from fleet.simulator.daemon import Daemon
 from fleet.simulator.errors import ApiError, ConnectionCut, ConnectionRefused, Unauthorized
 from fleet.simulator.exchange import Exchange
 from fleet.simulator.faults import REQUEST_KINDS, on_arrival
+from fleet.simulator.machine import show_machine, show_metadata
 from fleet.simulator.native_chat import chat
 from fleet.simulator.openai_chat import chat_completions
 
@@ -49,6 +50,8 @@ ROUTES = INFERENCE | {
     ("GET", "/v1/models"): openai.list_models,
     ("GET", "/api/v0/models"): v0.list_models,
     ("GET", "/simulator"): control.show,
+    ("GET", "/simulator/machine"): show_machine,
+    ("GET", "/simulator/metadata"): show_metadata,
     ("POST", "/simulator/reset"): control.reset,
     ("POST", "/simulator/daemon"): control.change_daemon,
 }

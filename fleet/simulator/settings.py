@@ -10,6 +10,8 @@ class Settings:
     token: str | None = None
     vram_bytes: int = 24 * 2**30  # of all cards together
     gpus: int = 1
+    overhead_bytes: int = 0  # what every load takes beyond its weights and its cache; no estimate knows of it
+    ram_bytes: int = 64 * 2**30
     slots: int = 4
     jit: bool = True
     auto_evict: bool = True

@@ -7,7 +7,7 @@ from fleet.simulator.daemon import Daemon
 from fleet.simulator.errors import ApiError
 from fleet.simulator.instances import Instance
 from fleet.simulator.models import Model
-from fleet.simulator.validation import is_integer, is_list, is_number, is_object, is_text
+from fleet.simulator.validation import is_flag, is_integer, is_list, is_number, is_object, is_text
 
 
 class Refusal(Exception):
@@ -48,17 +48,15 @@ async def load_model(daemon: Daemon, namespace: str, parameter: object, channel:
 
 def _begin(daemon: Daemon, namespace: str, model: Model, wish: dict, fields: dict) -> Instance:
     ttl, prefix = wish.get("ttlMs"), f"{namespace}.load."
-    instance = daemon.memory.load(
+    return daemon.memory.load(
         model,
         "socket",
         fields.get(f"{prefix}contextLength"),
         None if ttl is None else ttl / 1000,
         wish.get("identifier") or "",
         _split(fields, prefix),
+        {name: fields[prefix + key] for key, name in OPTION_KEYS.items() if prefix + key in fields},
     )
-    if slots := fields.get(f"{prefix}numParallelSessions"):
-        instance.options["parallel"] = slots
-    return instance
 
 
 def _give_up(daemon: Daemon, instance: Instance) -> None:
@@ -71,6 +69,25 @@ def list_loaded(daemon: Daemon, namespace: str, parameter: object) -> list:
     _nothing(parameter)
     ready = [one for one in daemon.memory.instances.values() if one.is_ready]
     return [_instance_info(one) for one in ready if one.model.script.kind == namespace]
+
+
+def processing_state(daemon: Daemon, namespace: str, parameter: object) -> dict | None:
+    """`queued` counts those that run as well (contract §6); None for a copy that is not there, if that is no error."""
+    wish = _checked(parameter, {"specifier": is_object, "throwIfNotFound": is_flag})
+    ready = [one for one in daemon.memory.instances.values() if one.is_ready and one.model.script.kind == namespace]
+    found = next((one for one in ready if _is_meant(one, wish["specifier"])), None)
+    if found is None and wish["throwIfNotFound"]:
+        raise Refusal("No such model is loaded.", "generic.identifierNotFound")
+    return found and {"status": found.status, "queued": len(found.running) + len(found.waiting)}
+
+
+def _is_meant(instance: Instance, specifier: dict) -> bool:
+    match specifier:
+        case {"type": "instanceReference", "instanceReference": str(reference)}:
+            return reference == _reference(instance)
+        case {"type": "query", "query": {"identifier": str(identifier)}}:
+            return identifier == instance.id
+    raise ValueError("a specifier of an unknown kind")
 
 
 def unload_model(daemon: Daemon, namespace: str, parameter: object) -> None:
@@ -86,9 +103,9 @@ def estimate_model_usage(daemon: Daemon, namespace: str, parameter: object) -> d
     fields, prefix = _fields(wish["loadConfigStack"]), f"{namespace}.load."
     model = _model(daemon, namespace, wish["modelKey"])
     weights = model.script.size_bytes
-    context = model.script.vram_bytes(model.context(fields.get(f"{prefix}contextLength"))) - weights
-    ratio = _split(fields, prefix).ratio
-    vram = round(weights * ratio), round(context * ratio)
+    context = model.script.cache_bytes(model.context(fields.get(f"{prefix}contextLength")))
+    ratio, is_cache_on_cards = _split(fields, prefix).ratio, fields.get(f"{prefix}offloadKVCacheToGpu", True)
+    vram = round(weights * ratio), round(context * ratio * is_cache_on_cards)
     memory = {
         "confidence": "high",
         "modelVramBytes": vram[0],
@@ -111,11 +128,21 @@ CALLS = {("system", "version"): version} | {
     for namespace in ("llm", "embedding")
     for endpoint, function in {
         "listLoaded": list_loaded,
+        "getInstanceProcessingState": processing_state,
         "unloadModel": unload_model,
         "estimateModelUsage": estimate_model_usage,
     }.items()
 }
 CHANNELS = {("llm", "loadModel"): load_model, ("embedding", "loadModel"): load_model}
+# Load settings that an LLM's instance tells of in the list of models (contract §2.1, §9).
+OPTION_KEYS = {
+    "numParallelSessions": "parallel",
+    "llama.flashAttention": "flash_attention",
+    "llama.evalBatchSize": "eval_batch_size",
+    "offloadKVCacheToGpu": "offload_kv_cache_to_gpu",
+}
+NUMBERS = (".contextLength", ".numParallelSessions", ".llama.evalBatchSize")
+FLAGS = (".llama.flashAttention", ".offloadKVCacheToGpu")
 OPTIONAL = {"identifier": is_text, "ttlMs": is_number, "deviceIdentifier": is_text}
 
 
@@ -144,14 +171,16 @@ def _fields(stack: dict) -> dict:
             if not is_object(row) or not is_text(row.get("key")):
                 raise ValueError("a field without a key")
             fields[row["key"]] = row.get("value")
-    _check_numbers(fields)
+    _check_values(fields)
     return fields
 
 
-def _check_numbers(fields: dict) -> None:
+def _check_values(fields: dict) -> None:
     for key, value in fields.items():
-        if key.endswith((".contextLength", ".numParallelSessions")) and not (is_integer(value) and value >= 1):
+        if key.endswith(NUMBERS) and not (is_integer(value) and value >= 1):
             raise ValueError(f"'{key}' must be a whole number from 1")
+        if key.endswith(FLAGS) and not is_flag(value):
+            raise ValueError(f"'{key}' must be true or false")
 
 
 def _split(fields: dict, prefix: str) -> Split:
@@ -183,11 +212,16 @@ def _info(model: Model) -> dict:
     }
 
 
+def _reference(instance: Instance) -> str:
+    return f"{instance.id}@{id(instance):x}"
+
+
 def _instance_info(instance: Instance) -> dict:
     return _info(instance.model) | {
         "identifier": instance.id,
-        "instanceReference": f"{instance.id}@{id(instance):x}",
+        "instanceReference": _reference(instance),
+        "deviceIdentifier": None,
         "ttlMs": None if instance.ttl_seconds is None else round(instance.ttl_seconds * 1000),
-        "lastUsedTime": None,
+        "lastUsedTime": None if instance.last_used_at is None else round(instance.last_used_at * 1000),
         "contextLength": instance.context_length,
     }

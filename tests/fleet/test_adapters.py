@@ -13,7 +13,7 @@ from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.kinds import KINDS, connect, detect
 from fleet.daemons.lmstudio import LMStudio
 from fleet.daemons.openai import OpenAICompatible
-from fleet.daemons.types import ChatRequest, Finished, Message, Progress, Reasoning, Started, Turn
+from fleet.daemons.types import ChatRequest, Finished, InstanceConfig, Message, Progress, Reasoning, Started, Turn
 from pulse.inference import Inference
 from pulse.thinking import Kind
 from tests.conftest import wait_for
@@ -22,8 +22,11 @@ from tests.fleet.test_http import JSON_HEAD, CannedServer, sized
 
 OTTER, HERON = "simulated/otter-8b", "simulated/heron-3b"
 OWL, RAVEN = "simulated/owl-thinker-14b", "simulated/raven-raw-think-7b"
+BEAVER = "simulated/beaver-tools-8b"
 TORTOISE, REED = "simulated/tortoise-slow-70b", "text-embedding-simulated-reed"
 HTML = sized(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n", b"<!doctype html><title>A router</title>")
+LINE = "llama_model_load: error loading model hyperparameters"  # as an engine says it
+TOO_SMALL = "Insufficient system memory: 7.2 GiB are needed"
 SLOW = {"tokens_per_second": 20, "output_tokens": 1000}
 
 native_only = pytest.mark.parametrize("daemon", ["lmstudio"], indirect=True)
@@ -134,6 +137,22 @@ def test_it_tells_what_is_loaded_and_how_many_slots_that_has(daemon, simulator):
     assert (otter.loaded, otter.slots, otter.knows_loaded) == ((OTTER,), 3, True)
     assert (otter.name, otter.size_bytes, otter.context_length) == ("Otter 8B (simulated)", 4_920_000_000, 131_072)
     assert {info.key: info for info in daemon.models()}[OWL].reasoning_options == ("off", "low", "medium", "high", "on")
+
+
+@native_only
+def test_it_tells_what_a_model_is_and_how_its_copies_were_loaded(daemon):
+    daemon.load(OTTER)
+    models = {info.key: info for info in daemon.models()}
+    otter, reed = models[OTTER], models[REED]
+    assert (otter.publisher, otter.architecture, otter.parameters) == ("simulated", "llama", "8B")
+    assert (otter.quantization, otter.bits_per_weight, otter.format) == ("Q4_K_M", 4, "gguf")
+    assert (otter.variants, otter.selected_variant) == ((f"{OTTER}@q4_k_m", f"{OTTER}@q8_0"), f"{OTTER}@q4_k_m")
+    assert (models[HERON].vision, models[BEAVER].tools) == (True, True)
+    assert (otter.vision, otter.tools, reed.vision, reed.tools) == (False, False, None, None)
+    assert (reed.architecture, reed.parameters, reed.variants, models[HERON].variants) == ("", "", (), ())
+    told = {"eval_batch_size": 512, "flash_attention": True, "offload_kv_cache_to_gpu": True}
+    assert otter.instances == (InstanceConfig(OTTER, 8192, 4, told),)
+    assert models[HERON].instances == ()
 
 
 @openai_only
@@ -268,6 +287,62 @@ def test_it_says_that_a_model_does_not_fit(daemon):
     daemon.load(OTTER)
     assert reason_of(daemon.load, TORTOISE) is Reason.OUT_OF_MEMORY
     assert reason_of(run, daemon, ask(model=TORTOISE)) is Reason.OUT_OF_MEMORY
+
+
+@native_only
+@pytest.mark.parametrize(
+    ("answer", "line", "reason"),
+    [
+        ({"type": "internal_error", "message": "Failed to load model", "cause": LINE}, LINE, Reason.LOAD_FAILED),
+        ({"type": "unknown", "message": "Engine exited", "errorData": {"log": [LINE]}}, LINE, Reason.LOAD_FAILED),
+        ({"type": "invalid_request", "message": TOO_SMALL}, TOO_SMALL, Reason.OUT_OF_MEMORY),
+        (TOO_SMALL, TOO_SMALL, Reason.OUT_OF_MEMORY),
+        (LINE, LINE, Reason.LOAD_FAILED),
+    ],
+)
+def test_a_load_that_fails_carries_the_engines_own_line(daemon, answer, line, reason):
+    body = json.dumps({"error": answer}).encode()
+    for head in (JSON_HEAD, JSON_HEAD.replace(b"200 OK", b"500 Internal Server Error")):
+        with CannedServer(sized(head, body)) as server, pytest.raises(DaemonError) as caught:
+            LMStudio(server.url).load(OTTER)
+        assert caught.value.reason is reason
+        assert line in caught.value.detail
+
+
+@native_only
+def test_it_downloads_and_tells_how_far_it_is(daemon):
+    begun = daemon.download("https://huggingface.co/acme/vole-1b", "Q8_0")
+    assert (begun.status, begun.downloaded_bytes, begun.finishes_at) == ("downloading", None, None)
+    assert begun.total_bytes > 1_000_000_000
+    now = daemon.download_status(begun.job_id)
+    assert (now.job_id, now.status, now.total_bytes) == (begun.job_id, "downloading", begun.total_bytes)
+    assert 0 <= now.downloaded_bytes < now.total_bytes
+    assert now.bytes_per_second > 0
+    assert 0 < now.finishes_at - time.time() < 5
+    assert (daemon.download(OTTER).status, daemon.download(OTTER).job_id) == ("already_downloaded", "")
+
+
+@native_only
+@pytest.mark.parametrize("job_id", ["job_0", "../../../v1/models", "a b?c#d", "%2e%2e/"])
+def test_it_tells_that_a_download_is_forgotten_whatever_its_job_is_called(daemon, job_id):
+    assert reason_of(daemon.download_status, job_id) is Reason.JOB_NOT_FOUND
+
+
+@native_only
+def test_it_tells_that_a_download_cannot_be(daemon):
+    assert reason_of(daemon.download, "nonsense") is Reason.MODEL_NOT_FOUND
+    assert reason_of(daemon.download, "acme/vole-1b", "Q8_0") is Reason.BAD_REQUEST
+
+
+@openai_only
+def test_it_says_what_this_kind_cannot_do(daemon):
+    for call in (
+        daemon.instances,
+        lambda: daemon.processing(OTTER),
+        lambda: daemon.download(OTTER),
+        lambda: daemon.download_status("job_0"),
+    ):
+        assert reason_of(call) is Reason.BAD_REQUEST
 
 
 @openai_only
@@ -475,14 +550,19 @@ def test_it_finds_no_kind_where_there_is_none():
 @pytest.mark.parametrize(
     "odd",
     [
-        {"key": "odd", "capabilities": {"reasoning": True}},
-        {"key": "odd", "loaded_instances": [{"id": "odd", "config": "x"}]},
-        {"key": "odd", "capabilities": {"reasoning": {"allowed_options": 3}}},
-        "odd",
+        {"capabilities": {"reasoning": True}},
+        {"loaded_instances": [{"id": "odd", "config": "x"}], "quantization": []},
+        {"capabilities": {"reasoning": {"allowed_options": 3}}, "variants": {"x": 1}, "vision": "yes"},
+        None,
     ],
 )
-def test_it_reads_the_other_models_beside_one_that_is_odd(monkeypatch, odd):
+def test_what_is_odd_about_a_model_is_unknown_and_hides_nothing(monkeypatch, odd):
     daemon = LMStudio("http://127.0.0.1:9")
-    monkeypatch.setattr(daemon, "call", lambda *_: {"models": [odd, {"key": "fine", "size_bytes": 1e30}]})
-
-    assert [(model.key, model.size_bytes) for model in daemon.models()] == [("fine", None)]
+    rows = ["odd", {"key": 7}, {"key": "odd"} | odd if odd else {}, {"key": "fine", "size_bytes": 1e30}]
+    monkeypatch.setattr(daemon, "call", lambda *_: {"models": rows})
+    told = {model.key: model for model in daemon.models()}
+    assert set(told) == ({"odd", "fine"} if odd else {"fine"})
+    assert told["fine"].size_bytes is None
+    if odd:
+        assert (told["odd"].reasoning_options, told["odd"].variants, told["odd"].vision) == ((), (), None)
+        assert told["odd"].loaded == (("odd",) if "loaded_instances" in odd else ())

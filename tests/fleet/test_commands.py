@@ -89,10 +89,31 @@ def test_it_is_taken_once_however_many_want_it(rig):
     assert kinds() == ["command.asked", "command.running"]
 
 
+def test_it_runs_one_at_a_time_on_a_node(rig):
+    first, second = (Command.ask(rig, "server_stop") for _ in range(2))
+    assert first.claim()
+    assert not second.claim()
+    first.finish({})
+    assert second.claim()
+
+
+def test_it_calls_off_what_waits_and_tells_what_runs(rig):
+    running, waiting = (Command.ask(rig, "server_stop") for _ in range(2))
+    running.claim()
+    assert waiting.cancel()
+    assert (waiting.state, waiting.problem) == ("failed", "It was called off before it began.")
+    assert running.cancel()
+    assert (running.state, running.is_cancel_wanted) == ("running", True)
+    running.finish({})
+    assert not running.cancel()
+
+
 def test_it_ends_what_a_dead_worker_left_and_nothing_else(rig):
-    dead, alive, waiting = (Command.ask(rig, "server_stop") for _ in range(3))
-    dead.claim()
-    alive.claim()
+    other = Node.objects.create(name="other", base_url="http://127.0.0.1:8")
+    dead, waiting = (Command.ask(rig, "server_stop") for _ in range(2))
+    alive = Command.ask(other, "server_stop")
+    assert dead.claim()
+    assert alive.claim()
     Command.objects.filter(pk=dead.pk).update(beat_at=timezone.now() - timedelta(seconds=21))
     assert Command.rescue() == 1
     states = {command.pk: command.state for command in Command.objects.all()}

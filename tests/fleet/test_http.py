@@ -360,7 +360,7 @@ def test_it_has_words_for_every_reason_and_retries_only_what_can_get_better():
     assert all(reason.explanation for reason in Reason)
     assert {reason for reason in Reason if not reason.can_retry} == {
         Reason.TIMEOUT_TOTAL, Reason.OUT_OF_MEMORY, Reason.UNAUTHORIZED, Reason.MODEL_NOT_FOUND,
-        Reason.CHAT_NOT_FOUND, Reason.BAD_REQUEST, Reason.NOT_UNDERSTOOD,
+        Reason.CHAT_NOT_FOUND, Reason.JOB_NOT_FOUND, Reason.BAD_REQUEST, Reason.NOT_UNDERSTOOD,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import requests
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from websockets.sync.server import serve
@@ -15,9 +16,10 @@ from fleet.allocation.profile import Profile, Strategy
 from fleet.daemons import lmstudio_socket
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.lmstudio import LMStudio
-from fleet.daemons.lmstudio_socket import LMStudioSocket, LoadCancelled, failure
+from fleet.daemons.lmstudio_instances import instances, processing
+from fleet.daemons.lmstudio_socket import LMStudioSocket, LoadCancelled, SocketUnavailable, failure
 from fleet.daemons.openai import OpenAICompatible
-from fleet.daemons.types import LoadRequest
+from fleet.daemons.types import InstanceState, LoadRequest, Processing
 from tests.conftest import wait_for
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.fleet.test_http import JSON_HEAD, CannedServer, sized
@@ -90,6 +92,30 @@ def test_what_rest_carries_goes_through_rest(daemon, simulator):
     assert daemon.load(HERON) == f"{HERON}:2"
 
 
+def test_a_load_that_is_followed_goes_through_the_socket_where_there_is_one(daemon, simulator):
+    progress = []
+    for follow in ({"on_progress": progress.append}, {"cancelled": threading.Event()}):
+        assert daemon.load_with(LoadRequest(HERON), **follow).channel == "socket"
+    assert progress == [1.0]
+    simulator.control("daemon", {"fault": {"kind": "error_500", "times": 1}})
+    assert daemon.load_with(LoadRequest(HERON), progress.append).channel == "rest"
+    assert progress == [1.0]
+    off = threading.Event()
+    off.set()
+    simulator.control("daemon", {"fault": {"kind": "error_500", "times": 1}})
+    assert isinstance(failed(daemon.load_with, LoadRequest(HERON), None, off), LoadCancelled)
+    assert simulator.state()["loads"] == 3
+
+
+@pytest.mark.parametrize("follow", [{}, {"on_progress": lambda part: None}], ids=["rest", "socket"])
+def test_every_wish_of_a_load_arrives(daemon, follow):
+    wishes = {"flash_attention": False, "offload_kv_cache_to_gpu": False, "eval_batch_size": 256}
+    loaded = daemon.load_with(LoadRequest(HERON, context_length=2048, num_experts=2, **wishes), **follow)
+    assert (loaded.channel, loaded.dropped) == ("socket" if follow else "rest", ())
+    [copy] = {info.key: info for info in daemon.models()}[HERON].instances
+    assert (copy.context_length, copy.options) == (2048, wishes)
+
+
 def test_an_embedding_model_has_a_namespace_of_its_own(daemon, simulator):
     assert daemon.load_with(pinned(REED, is_embedding=True)).instance == REED
     assert simulator.state()["landed"][REED][0] == 0
@@ -136,6 +162,62 @@ def test_without_a_socket_it_loads_through_rest_and_says_what_is_lost(daemon, si
     assert (loaded.instance, loaded.channel) == (HERON, "rest")
     assert loaded.dropped == ("one GPU alone", "the number of parallel slots")
     assert simulator.state()["socket_loads"] == []
+
+
+# What loaded copies do
+
+
+def ask(simulator, model=HERON):
+    """An answer that goes on until it is closed."""
+    body = {"model": model, "input": "hello", "stream": True}
+    return requests.post(f"{simulator.url}/api/v1/chat", json=body, stream=True, timeout=5)
+
+
+def test_it_tells_each_copy_and_what_it_does(daemon, simulator):
+    assert daemon.instances() == []
+    daemon.load_with(pinned(parallel=1, context_length=4096, ttl_seconds=90, identifier="mine"))
+    daemon.load(REED)
+    llm, embedding = daemon.instances()
+    assert llm == InstanceState("mine", HERON, False, 4096, 90.0, None, "idle", 0)
+    assert (embedding.id, embedding.is_embedding, embedding.ttl_seconds) == (REED, True, None)
+    assert (llm.is_busy, embedding.is_busy) == (False, False)
+    assert (daemon.processing("mine").is_busy, daemon.processing(REED, True).is_busy) == (False, False)
+
+    simulator.control(f"models/{HERON}", {"tokens_per_second": 1})
+    with ask(simulator, "mine"), ask(simulator, "mine"):
+        assert wait_for(lambda: daemon.processing("mine").queued == 2)
+        assert wait_for(lambda: daemon.processing("mine").status == "generating")
+        busy = daemon.instances()[0]
+        assert (busy.status, busy.queued, busy.is_busy) == ("generating", 2, True)
+        assert abs(busy.last_used_at - time.time()) < 5
+    assert wait_for(lambda: daemon.processing("mine").is_busy is False)
+    simulator.control(f"models/{HERON}", {"ttft_seconds": 60})
+    with ask(simulator, "mine"):
+        assert wait_for(lambda: daemon.processing("mine").status == "processingPrompt")
+    daemon.unload("mine")
+    assert daemon.processing("mine") is None
+    assert daemon.processing(REED) is None  # not among the LLMs
+
+
+def test_where_nobody_tells_what_a_copy_does_it_says_so(daemon, simulator):
+    for call in (daemon.instances, lambda: daemon.processing(HERON)):
+        simulator.control("daemon", {"fault": {"kind": "error_500", "times": 1}})
+        assert isinstance(failed(call), SocketUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_busy"),
+    [
+        (Processing("idle", 0), False),
+        (Processing("idle", 1), True),
+        (Processing("", 0), False),
+        (Processing("generating", None), True),
+        (Processing("reticulating", 0), True),  # of a later version
+        (Processing(), None),
+    ],
+)
+def test_what_is_not_told_is_not_taken_for_idle(told, is_busy):
+    assert told.is_busy is is_busy
 
 
 def test_it_estimates_without_loading(daemon, simulator):
@@ -250,6 +332,36 @@ def test_frames_of_others_and_strange_packets_do_not_disturb_a_load():
     }
 
 
+def result(value=None):
+    return {"type": "rpcResult", "callId": 1} | ({} if value is None else {"result": value})
+
+
+ROW = {"identifier": "mine", "modelKey": OTTER, "instanceReference": "ref", "deviceIdentifier": "attic"}
+
+
+def test_a_copy_that_vanishes_meanwhile_is_left_out():
+    gone = {"type": "rpcError", "callId": 1, "error": {"displayData": {"code": "generic.specificModelUnloaded"}}}
+    for answer in (result(), gone):
+        script = (HELLO, result([ROW, ROW | {"identifier": "other"}]), answer, result({"status": "idle", "queued": 0}))
+        with server(*script) as (socket, heard):
+            assert [state.id for state in instances(socket)] == ["other", "other"]  # of either kind
+        assert "parameter" not in heard[1]
+        assert heard[2]["parameter"] == {
+            "specifier": {"type": "instanceReference", "instanceReference": "ref"}, "throwIfNotFound": False,
+        }  # fmt: skip
+
+
+def test_a_daemon_that_cannot_tell_what_its_copies_do_still_tells_that_they_are_there():
+    with server(HELLO, result([ROW, "odd", {}]), {"type": "communicationWarning"}, result("odd")) as (socket, _):
+        state = instances(socket)[0]
+    assert (state.id, state.device, state.status, state.is_busy) == ("mine", "attic", "", None)
+    with server(HELLO, {"type": "communicationWarning"}) as (socket, heard):
+        assert isinstance(failed(processing, socket, "mine"), SocketUnavailable)
+    assert heard[1]["parameter"]["specifier"] == {"type": "query", "query": {"identifier": "mine"}}
+    with server(HELLO, result({})) as (socket, _):
+        assert failed(instances, socket).reason is Reason.NOT_UNDERSTOOD
+
+
 @pytest.mark.parametrize("script", [(None,), (HELLO, None), (HELLO, [RESOLVED], None)])
 def test_silence_has_an_end(impatient, script):
     with server(*script) as (socket, _):
@@ -346,3 +458,10 @@ def test_an_error_frame_is_read_by_its_code_and_its_words(error, reason):
     told = failure(error, "Failed to load the model: ")
     assert told.reason is reason
     assert not told.detail.startswith("Failed to load the model")  # the daemon's own words only
+
+
+def test_an_error_frame_carries_the_engines_own_line():
+    line = "error: n_ctx_per_seq is too large"
+    for told in ({"cause": line}, {"errorData": line}, {"errorData": {"log": [line]}}):
+        assert line in failure({"title": "Failed to load model"} | told | {"stack": "at load (load.js)"}).detail
+    assert "load.js" not in failure({"title": "Failed", "stack": "at load (load.js)"}).detail

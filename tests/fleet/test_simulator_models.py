@@ -201,6 +201,18 @@ def test_a_download_reports_progress_and_adds_the_model(simulator):
     assert chat(simulator, "acme/vole-1b").status_code == 200
 
 
+def test_a_download_can_stall(simulator):
+    job = post(simulator, "models/download", model="acme/stalled-1b").json()
+    url = f"{simulator.url}/api/v1/models/download/status/{job['job_id']}"
+    wait_until(lambda: requests.get(url, timeout=10).json()["bytes_per_second"] == 0)
+    time.sleep(0.4)  # all of it would be here by now
+    told = requests.get(url, timeout=10).json()
+    assert (told["status"], told["bytes_per_second"]) == ("downloading", 0)
+    assert told["downloaded_bytes"] == pytest.approx(0.4 * told["total_size_bytes"], rel=0.001)
+    assert "estimated_completion" not in told
+    assert "acme/stalled-1b" not in models(simulator)
+
+
 def test_a_download_can_fail_and_an_unknown_job_is_a_404(simulator):
     job = post(simulator, "models/download", model="acme/broken-1b").json()
     url = f"{simulator.url}/api/v1/models/download/status/"

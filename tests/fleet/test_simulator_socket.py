@@ -1,6 +1,7 @@
 """The WebSocket namespaces and the cards of the simulated daemon (contract §9, §10)."""
 
 import json
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -161,6 +162,28 @@ def test_a_load_tells_its_progress_and_is_listed_until_it_is_unloaded(simulator)
     assert received == {
         "namespace": "llm", "model": OTTER, "fields": fields, "identifier": "mine", "ttlMs": 60_000,
     }  # fmt: skip
+
+
+def test_a_copy_tells_what_it_does_and_when_it_was_used(simulator):
+    def state(specifier, throws=False):
+        parameter = {"specifier": specifier, "throwIfNotFound": throws}
+        return call(connection, "getInstanceProcessingState", parameter=parameter)
+
+    named = {"type": "query", "query": {"identifier": OTTER}}
+    with line(simulator) as connection:
+        assert state(named) == {"type": "rpcResult", "callId": 7}
+        assert state(named, throws=True)["error"]["displayData"]["code"] == "generic.identifierNotFound"
+        assert state({"type": "nonsense"})["type"] == "rpcResult"
+        load(connection)
+        [info] = call(connection, "listLoaded")["result"]
+        assert info["lastUsedTime"] is None
+        reference = {"type": "instanceReference", "instanceReference": info["instanceReference"]}
+        for specifier in (named, reference):
+            assert state(specifier)["result"] == {"status": "idle", "queued": 0}
+        assert state({"type": "nonsense"})["type"] == "communicationWarning"
+        requests.post(f"{simulator.url}/api/v1/chat", json={"model": OTTER, "input": "hello"}, timeout=5)
+        [info] = call(connection, "listLoaded")["result"]
+        assert abs(info["lastUsedTime"] / 1000 - time.time()) < 5
 
 
 def test_a_copy_has_the_slots_it_was_loaded_with(simulator):

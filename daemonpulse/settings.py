@@ -172,6 +172,24 @@ MAX_CHAT_TURNS = 100
 # A lane whose first prompt has waited this long for a model swap gets the next turn on its node.
 MAX_LANE_WAIT_SECONDS = float(os.environ.get("DAEMONPULSE_MAX_LANE_WAIT", "60"))
 
+# A model that we loaded is unloaded after so many idle seconds, unless its profile says otherwise; 0: it stays.
+MODEL_TTL_SECONDS = int(os.environ.get("DAEMONPULSE_MODEL_TTL", "3600"))
+# Tokens of context of a load that says nothing of it; 0: LM Studio decides, and no fit can be checked.
+DEFAULT_CONTEXT = int(os.environ.get("DAEMONPULSE_DEFAULT_CONTEXT", "8192"))
+DOWNLOADS_PER_NODE = int(os.environ.get("DAEMONPULSE_DOWNLOADS_PER_NODE", "2"))
+
+# What a command of a node does that needs an app above fleet: (node, parameters, telling) → result.
+COMMANDS = {
+    "plan_load": "forge.loading.plan",
+    "load_model": "forge.loading.load",
+    "unload_model": "forge.unloading.unload",
+}
+# Who uses models (see forge/use.py).
+MODEL_USE = "daemonpulse.queue.use"
+
+# Where a node's memory is measured: models that fit together serve their lanes side by side.
+RUN_LANES_SIDE_BY_SIDE = os.environ.get("DAEMONPULSE_SIDE_BY_SIDE", "1") != "0"
+
 # Where the event log's tail finds what a viewer is shown for an event (kind → dotted path); the apps above
 # this one are reached by name only.
 LIVE_MESSAGES = {

@@ -2,9 +2,10 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
-from django.db import close_old_connections, connections
+from django.db import DatabaseError, close_old_connections, connections
 
 from fleet.models import Command
 from fleet.models.command import MAX_OUTPUT
@@ -13,16 +14,25 @@ log = logging.getLogger(__name__)
 
 TELL_SECONDS = 0.4  # at most so often a page hears of new output
 BEAT_SECONDS = 5.0
+CANCEL_SECONDS = 1.0  # how soon it is seen that somebody wants it to stop
 
 
 class Telling:
     """Passes on what a command says while it runs, and keeps its lease.
 
     Lines may come from any thread; a thread of its own writes them, so that what runs never waits for the database.
+    `cancelled` is set as soon as somebody wants the command to stop; whoever runs it may bring their own.
     """
 
-    def __init__(self, command: Command, on_line: Callable[[str], None] | None = None):
-        self.command, self.on_line = command, on_line
+    def __init__(
+        self,
+        command: Command,
+        on_line: Callable[[str], None] | None = None,
+        on_progress: Callable[[float], None] | None = None,
+        cancelled: threading.Event | None = None,
+    ):
+        self.command, self.on_line, self.on_progress = command, on_line, on_progress
+        self.cancelled = cancelled or threading.Event()
         self.output = ""
         self.progress: float | None = None
         self.is_over = threading.Event()
@@ -41,17 +51,31 @@ class Telling:
 
     def at(self, progress: float) -> None:
         self.progress = progress
+        if self.on_progress:
+            self.on_progress(progress)
         self.is_news.set()
 
     def _tell(self) -> None:
         try:
+            beat_at = time.monotonic()
             while not self.is_over.is_set():
-                is_news = self.is_news.wait(BEAT_SECONDS)
+                is_news = self.is_news.wait(CANCEL_SECONDS)
                 self.is_news.clear()
-                self._beat(is_news)
+                if is_news or time.monotonic() - beat_at > BEAT_SECONDS:
+                    beat_at = time.monotonic()
+                    self._beat(is_news)
+                self._hear()
                 self.is_over.wait(TELL_SECONDS)
         finally:
             connections.close_all()  # this thread's
+
+    def _hear(self) -> None:
+        """Whether somebody wants it to stop; a look that fails is made again soon."""
+        try:
+            if not self.cancelled.is_set() and self.command.is_cancel_wanted:
+                self.cancelled.set()
+        except DatabaseError:
+            log.exception("command.cancel_unseen command=%s", self.command.pk)
 
     def _beat(self, is_news: bool) -> None:
         """A beat that fails must not end what runs: the next one may go through."""

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 from django.db import DatabaseError, connections
 from django.db.models import Q
@@ -22,13 +23,14 @@ from fleet.lms.cli import LmsError
 from fleet.models import ANSWERING, Kind, Node, Reading, Sample, State
 from fleet.models.node import STALLED_SECONDS
 from fleet.telemetry.readings import Machine
-from forge import inventory
-from forge.models import Model
+from forge import files, inventory, states
+from forge.models import Instance, Model, Origin
 
 log = logging.getLogger(__name__)
 
 MAX_THREADS = 16  # a silent node holds one for seconds
 NEVER = -1e9
+NEW_SECONDS = 30.0  # a copy that somebody else loaded: who it was is asked for so long
 
 
 class Heartbeat:
@@ -80,8 +82,21 @@ class Heartbeat:
 
     def _ask(self, node: Node) -> None:
         answer = ask_daemon(node)
+        if answer.error is None:
+            self._look_closer(node)
         if not self._start("machine", node, keep_machine, answer):
             Sample.take(node, answer.latency_or_none, None)  # its machine has not answered the last time yet
+
+    def _look_closer(self, node: Node) -> None:
+        """What its copies do for others, while somebody looks or one of them is new; what its models take, once."""
+        if not states.can_tell(node):
+            return
+        copies = Instance.objects.of(node)
+        is_watched = node.watched_until is not None and node.watched_until > timezone.now()
+        if copies.exists() if is_watched else copies.filter(origin=Origin.ELSEWHERE, loaded_at__gt=recently()).exists():
+            self._start("states", node, states.refresh)
+        if files.unsized(node).exists() or (node.has_host and copies.filter(files.lacks("bytes_by_gpu")).exists()):
+            self._start("files", node, files.fill)
 
     def _start(self, what: str, node: Node, function: Callable, *args) -> bool:
         """Run it in a thread, unless it still runs for this node."""
@@ -102,6 +117,11 @@ class Heartbeat:
             log.exception("node.look_failed what=%s node=%s", what, node.pk)
         finally:
             del self.running[what, node.pk]
+
+
+def recently():
+    """A copy that was first seen after this is new."""
+    return timezone.now() - timedelta(seconds=NEW_SECONDS)
 
 
 def ask_daemon(node: Node) -> inventory.Answer:

@@ -11,11 +11,10 @@ from daemonpulse.models.event import writing
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.types import ModelInfo
 from fleet.models import Node
+from forge import copies
 from forge.models import Model
 
 log = logging.getLogger(__name__)
-
-FIELDS = ("name", "type", "loaded", "slots", "size_bytes", "context_length", "reasoning_options", "gone_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +72,44 @@ def keep(node: Node, told: list[ModelInfo]) -> bool:
             row.gone_at = now
         touched = [row for row in changed if row is not None] + gone
         Model.objects.bulk_create([row for row in touched if row.pk is None])
-        Model.objects.bulk_update([row for row in touched if row.pk is not None], FIELDS)
-        if touched:
-            record_event("model.changed", node.pk, keys=[row.key for row in touched][:50])
-    return bool(touched)
+        Model.objects.bulk_update([row for row in touched if row.pk is not None], [*VALUES, *OF_CONTENT, "gone_at"])
+        keys = {row.key for row in touched} | copies.keep(node, rows | {row.key: row for row in touched}, told)
+        if keys:
+            record_event("model.changed", node.pk, keys=sorted(keys)[:50])
+    return bool(keys)
+
+
+VALUES = {
+    "name": lambda info: info.name,
+    "type": lambda info: info.type,
+    "publisher": lambda info: info.publisher,
+    "architecture_name": lambda info: info.architecture,
+    "parameters": lambda info: info.parameters,
+    "quantization": lambda info: info.quantization,
+    "format": lambda info: info.format,
+    "vision": lambda info: info.vision,
+    "tools": lambda info: info.tools,
+    "variants": lambda info: list(info.variants),
+    "selected_variant": lambda info: info.selected_variant,
+    "loaded": lambda info: list(info.loaded) if info.knows_loaded else None,
+    "slots": lambda info: info.slots,
+    "size_bytes": lambda info: info.size_bytes,
+    "context_length": lambda info: info.context_length,
+    "reasoning_options": lambda info: list(info.reasoning_options),
+}
+OF_CONTENT = ("size_json", "metadata", "metadata_at")  # what was found out of its file
+OF_FILE = ("size_bytes", "quantization", "selected_variant")  # when these change, it is another file
 
 
 def _new_or_changed(node: Node, row: Model | None, info: ModelInfo) -> Model | None:
-    values = {
-        "name": info.name,
-        "type": info.type,
-        "loaded": list(info.loaded) if info.knows_loaded else None,
-        "slots": info.slots,
-        "size_bytes": info.size_bytes,
-        "context_length": info.context_length,
-        "reasoning_options": list(info.reasoning_options),
-        "gone_at": None,
-    }
+    values = {name: value_of(info) for name, value_of in VALUES.items()} | {"gone_at": None}
     if row is None:
         return Model(node=node, key=info.key, **values)
-    if all(getattr(row, name) == value for name, value in values.items()):
+    changed = {name for name, value in values.items() if getattr(row, name) != value}
+    if not changed:
         return None
     for name, value in values.items():
         setattr(row, name, value)
+    if changed & set(OF_FILE):
+        row.size_json = row.metadata = row.metadata_at = None
     return row

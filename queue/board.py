@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from . import snapshot
 from .models import Attempt, Lane, Prompt
-from .scheduling import DEFAULT_SLOTS, Plan, Why, plan, slots
+from .scheduling import plan
+from .situation import DEFAULT_SLOTS, Plan, Why, slots
 from .states import State
 
 WAITING_SHOWN = 5
@@ -21,7 +22,9 @@ WHY = {
     Why.NO_NODE: "No node has this model. Add a node, or wait for the one that has it.",
     Why.NODE_OFFLINE: "The node that has this model does not answer. It goes on when it is back.",
     Why.SLOTS_FULL: "All slots are busy.",
+    Why.PINNED: "A pinned model leaves no room for it.",
     Why.LOADING: "The model is being loaded.",
+    Why.LOADING_ANOTHER: "Another model is being loaded there first.",
     Why.WAITS_FOR_SWAP: "The node is busy with another model.",
     Why.TURN_OF_ANOTHER: "Another lane has waited longest and gets the node next.",
 }
@@ -94,7 +97,8 @@ def outlooks(lanes: list[Lane]) -> dict[int, LaneStatus]:
 
 
 def _plan_and_slots() -> tuple[Plan, dict[int, int]]:
-    lanes, nodes = snapshot.lanes(), snapshot.nodes()
+    lanes = snapshot.lanes()
+    nodes = snapshot.nodes(lanes)
     decided = plan(lanes, nodes, timezone.now().timestamp(), settings.MAX_LANE_WAIT_SECONDS)
     offered = {
         lane.id: sum(

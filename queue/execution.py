@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from fleet.daemons.errors import DaemonError, Reason
-from fleet.daemons.types import ChatRequest, Finished
+from fleet.daemons.lmstudio_socket import LoadCancelled
+from fleet.daemons.types import ChatRequest, Finished, Progress
 from fleet.models import Node
 from forge import inventory
+from forge.loading import NoRoom
+from forge.queue_loads import QueueLoad
 from pulse.inference import Inference
 
 from .models import Attempt
@@ -30,8 +33,10 @@ class News:
     execution: "Execution"
     progress: dict | None = None
     reclassify: int | None = None  # the last chunk that is to be relabelled
+    has_loaded: bool = False  # its model is in memory now
     has_output: bool = False
     is_end: bool = False
+    is_postponed: bool = False  # what made no room for its model may do so later
     finished: Finished | None = None
     error: DaemonError | None = None
     looked: inventory.Answer | None = None
@@ -46,7 +51,12 @@ class Execution:
     """`run()` in its thread; `stop()` and `expire()` from any other. An end without answer or error was asked for."""
 
     def __init__(
-        self, attempt: Attempt, node: Node, request: ChatRequest, tell: Callable[[News], None], loads: bool = False
+        self,
+        attempt: Attempt,
+        node: Node,
+        request: ChatRequest,
+        tell: Callable[[News], None],
+        load: QueueLoad | None = None,
     ):
         self.attempt = attempt
         self.node = node
@@ -58,13 +68,15 @@ class Execution:
         self.inference: Inference | None = None
         self.lock = threading.Lock()
         self.is_stopping = self.is_expired = self.has_first = False
-        self.loads = loads  # this request makes the node load the model
+        self.load = load  # what must be loaded first
         self.progress_at = time.monotonic()
 
     def stop(self) -> None:
         """End the stream now, so that the daemon's slot is free."""
         with self.lock:
             self.is_stopping = True
+            if self.load is not None:
+                self.load.call_off()
             if self.inference is not None:
                 self.inference.close()
 
@@ -92,6 +104,11 @@ class Execution:
             return self._failure(error)
 
     def _stream(self) -> News:
+        if self.load is not None:
+            self.load.run(lambda fraction: self._progress(Progress("load", fraction)))
+            self.tell(News(self, has_loaded=True))
+            if self.is_stopping:
+                return self._stopped()
         stream = self.node.connect().chat(self.request)
         with self.lock:
             self.inference = Inference(stream, self.tags)
@@ -109,17 +126,20 @@ class Execution:
             if step.pieces and not self.has_first:
                 self.has_first = True
                 self.tell(News(self, has_output=True))
-                if self.loads:  # it told no load progress
-                    self.tell(News(self, looked=self._look()))
-        if self.is_expired:
-            minutes = settings.GENERATION_LIMIT_SECONDS // 60
-            raise DaemonError(Reason.TIMEOUT_TOTAL, f"It ran for {minutes} minutes, the longest a prompt may.")
-        return News(self)
+        return self._stopped()
+
+    def _stopped(self) -> News:
+        """It was ended from here."""
+        if not self.is_expired:
+            return News(self)
+        minutes = settings.GENERATION_LIMIT_SECONDS // 60
+        error = DaemonError(Reason.TIMEOUT_TOTAL, f"It ran for {minutes} minutes, the longest a prompt may.")
+        return News(self, error=error)
 
     def _progress(self, progress) -> None:
         """Loading may send a hundred of these in a second, and a short prompt is read in no time: people need a few."""
         fraction = None if progress.fraction is None else round(progress.fraction, 2)
-        is_loaded = progress.phase == "load" and fraction == 1.0
+        is_loaded = progress.phase == "load" and fraction == 1.0 and self.load is None
         now = time.monotonic()
         if now - self.progress_at < PROGRESS_SECONDS and not is_loaded:
             return
@@ -129,11 +149,14 @@ class Execution:
 
     def _look(self) -> inventory.Answer:
         """The lanes that wait for this model should see that it is there."""
-        self.loads = False
         return inventory.ask(self.node)
 
     def _failure(self, error: DaemonError) -> News:
         """A failure that may mean a dead node is checked at the node, before it counts as a try."""
+        if isinstance(error, NoRoom) and error.can_pass:
+            return News(self, is_postponed=True)
+        if self.is_stopping and isinstance(error, LoadCancelled):
+            return self._stopped()
         log.info(
             "attempt.failed prompt=%s number=%s reason=%s", self.attempt.prompt_id, self.attempt.number, error.reason
         )

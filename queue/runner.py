@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -22,6 +23,7 @@ from daemonpulse import wakeup
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node
 from forge import inventory
+from forge.queue_loads import QueueLoad
 
 from .chats import chat_request
 from .execution import Execution, News
@@ -29,6 +31,7 @@ from .models import Attempt, Prompt, Runner
 from .models.attempt import LEASE, note_progress, reclassify
 from .models.running import Ending
 from .output import FLUSH_SECONDS, flush
+from .situation import Start
 from .snapshot import make_plan
 from .states import Outcome
 
@@ -41,6 +44,7 @@ LOOK_SECONDS = 0.5  # plans at least this often
 PLAN_PAUSE_SECONDS = 0.05  # and at most this often while streams run: open lanes go on without a plan
 STAY_OPEN_SECONDS = 2.0  # a lane that ran dry while nobody else waits needs no plan for its next prompt
 MAX_STREAMS = 64
+POSTPONED = timedelta(seconds=3)  # until a load that found no room is tried again
 LOOK = None  # in the inbox: a state changed somewhere, look at the lanes
 
 
@@ -192,14 +196,15 @@ class LaneRunner:
             reclassify(execution.attempt, news.reclassify)
         if news.progress:
             note_progress(execution.attempt, news.progress)
-        return news.looked is not None
+        return news.looked is not None or news.has_loaded
 
     def _end(self, news: News) -> None:
         """How an attempt without an answer ended. A prompt that was cancelled or rescued meanwhile stays as it is."""
         execution = self.executions.pop(news.execution.attempt.pk)
         attempt, prompt, rest = execution.attempt, execution.attempt.prompt, execution.output.rest()
         if news.error is None:
-            prompt.release(attempt, Outcome.RELEASED, rest=rest)
+            after = POSTPONED if news.is_postponed else timedelta()
+            prompt.release(attempt, Outcome.RELEASED, rest=rest, after=after)
         elif news.looked and news.looked.error and news.error.reason.may_mean_node_down:
             prompt.release(attempt, Outcome.RELEASED, news.error.reason, rest=rest)
         else:
@@ -211,7 +216,7 @@ class LaneRunner:
             return False
         running = Counter((run.attempt.prompt.lane_id, run.node.pk) for run in self.executions.values())
         free = {pair: slots - running[pair] for pair, (slots, _) in self.open_lanes.items() if slots > running[pair]}
-        return self._claim_all([(lane_id, self.open_lanes[lane_id, node_id][1], count, False)
+        return self._claim_all([(Start(lane_id, node_id, count), self.open_lanes[lane_id, node_id][1])
                                 for (lane_id, node_id), count in free.items()])  # fmt: skip
 
     def _plan(self) -> None:
@@ -231,10 +236,9 @@ class LaneRunner:
         if not decided.starts:
             return
         nodes |= Node.objects.in_bulk({start.node_id for start in decided.starts} - set(nodes))
-        self._claim_all([(start.lane_id, nodes[start.node_id], start.count, start.loads)
-                         for start in decided.starts if start.node_id in nodes])  # fmt: skip
+        self._claim_all([(start, nodes[start.node_id]) for start in decided.starts if start.node_id in nodes])
 
-    def _claim_all(self, claims: list[tuple[int, Node, int, bool]]) -> bool:
+    def _claim_all(self, claims: list[tuple[Start, Node]]) -> bool:
         """Make these claims in one transaction and begin their streams. What cannot be claimed is logged and
         left to the next plan: it must not stop the streams that run."""
         before = set(self.executions)
@@ -251,11 +255,11 @@ class LaneRunner:
             return False
         return self._begin_claimed()
 
-    def _claim(self, lane_id: int, node: Node, count: int, loads: bool = False) -> None:
-        count = min(count, MAX_STREAMS - len(self.executions))
+    def _claim(self, start: Start, node: Node) -> None:
+        count = min(start.count, MAX_STREAMS - len(self.executions))
         if count <= 0:
             return
-        for attempt in Prompt.claim(lane_id, node.pk, self.name, count):
+        for attempt in Prompt.claim(start.lane_id, node.pk, self.name, count):
             try:
                 request = chat_request(attempt.prompt)
             except Exception:  # such as a text that the key does not read
@@ -263,7 +267,8 @@ class LaneRunner:
                 error = DaemonError(Reason.BAD_REQUEST, "its request could not be built; see the log")
                 attempt.prompt.fail(attempt, error)
                 continue
-            execution = Execution(attempt, node, request, self.inbox.put, loads)
+            load = QueueLoad(node, attempt.prompt.model, start.may_take_wanted) if start.loads else None
+            execution = Execution(attempt, node, request, self.inbox.put, load)
             self.executions[attempt.pk] = execution
             self.claimed.append(execution)
 

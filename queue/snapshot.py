@@ -1,4 +1,4 @@
-"""What the scheduling policy looks at, read from the rows in three queries."""
+"""What the scheduling policy looks at, read from the rows in a handful of queries."""
 
 from collections import defaultdict
 
@@ -6,29 +6,72 @@ from django.conf import settings
 from django.db.models import Count, Max, Min
 from django.utils import timezone
 
-from fleet.models import ANSWERING
-from forge.models import Model
+from fleet.models import ANSWERING, Command
+from fleet.models.command import LOAD
+from forge import memories
+from forge.models import Instance, Model
+from forge.use import Use
 
 from .models import Prompt
-from .scheduling import LaneView, ModelView, NodeView, Plan, plan
+from .scheduling import plan
+from .situation import LaneView, MemoryView, ModelView, NodeView, Plan
 from .states import State
 
 LANE_FIELDS = ("lane__model", "lane__is_paused", "lane__limit", "lane__served_at")
 
 
-def nodes() -> list[NodeView]:
-    """Enabled nodes that have chat models, and what runs there for us."""
+def nodes(waiting: list[LaneView]) -> list[NodeView]:
+    """Enabled nodes that have chat models, and what runs there for us; their memory where a lane waits for a load."""
     models: dict[int, dict[str, ModelView]] = defaultdict(dict)
     online: dict[int, bool] = {}
-    rows = Model.objects.usable().order_by().values_list("node_id", "node__state", "key", "loaded", "slots")
-    for node_id, state, key, loaded, slots in rows:
+    leaving = _leaving()
+    rows = Model.objects.usable().order_by().values_list("node_id", "node__state", "pk", "key", "loaded", "slots")
+    for node_id, state, pk, key, loaded, slots in rows:
         online[node_id] = state in ANSWERING
-        models[node_id][key] = ModelView(None if loaded is None else bool(loaded), slots)
+        stays = None if loaded is None else len(loaded) > leaving.get(pk, 0)
+        models[node_id][key] = ModelView(stays, slots)
     running: dict[int, dict[str, int]] = defaultdict(dict)
     sending = Prompt.objects.filter(state=State.SENDING).order_by().values_list("node_id", "lane__model")
     for node_id, model, count in sending.annotate(count=Count("pk")):
         running[node_id][model] = count
-    return [NodeView(node_id, online[node_id], models[node_id], running[node_id]) for node_id in models]
+    seen = [NodeView(node_id, online[node_id], models[node_id], running[node_id]) for node_id in models]
+    lacking = {node.id: missing for node in seen if (missing := _missing(node, waiting))}
+    return _with_memory(seen, lacking, waiting) if lacking else seen
+
+
+def _leaving() -> dict[int, int]:
+    """Model's pk → how many of its copies are being unloaded: nothing more is given to those."""
+    chosen = Instance.objects.filter(state=Instance.State.UNLOADING).order_by().values_list("model")
+    return dict(chosen.annotate(count=Count("pk")))
+
+
+def _missing(node: NodeView, waiting: list[LaneView]) -> set[str]:
+    """Models that lanes wait for and that the node has not loaded."""
+    if not node.is_online:
+        return set()
+    wanted = {lane.model for lane in waiting if not lane.is_paused and lane.waiting_for(node.id)}
+    return {key for key in wanted if key in node.models and node.models[key].is_loaded is False}
+
+
+def _with_memory(seen: list[NodeView], lacking: dict[int, set[str]], waiting: list[LaneView]) -> list[NodeView]:
+    loading: dict[int, set[str]] = defaultdict(set)
+    for command in Command.objects.open().filter(action=LOAD, node__in=lacking):
+        loading[command.node_id].add(str(command.parameters.get("model")))
+    used = {
+        (node.id, key): Use(node.running.get(key, 0), sum(lane.waiting_for(node.id) for lane in waiting
+                                                          if lane.model == key and not lane.is_paused))
+        for node in seen if node.id in lacking for key in node.models
+    }  # fmt: skip
+    known = memories.of_nodes(lacking, used)
+    return [
+        NodeView(node.id, node.is_online, node.models, node.running, frozenset(loading[node.id]),
+                 _view(known.get(node.id)))
+        for node in seen
+    ]  # fmt: skip
+
+
+def _view(memory: memories.Memory | None) -> MemoryView | None:
+    return memory and MemoryView(tuple(memory.residents), memory.has_room, memory.free_bytes)
 
 
 def lanes() -> list[LaneView]:
@@ -58,4 +101,4 @@ def make_plan() -> Plan:
     waiting = lanes()
     if not waiting:
         return Plan()
-    return plan(waiting, nodes(), timezone.now().timestamp(), settings.MAX_LANE_WAIT_SECONDS)
+    return plan(waiting, nodes(waiting), timezone.now().timestamp(), settings.MAX_LANE_WAIT_SECONDS)

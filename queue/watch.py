@@ -1,4 +1,5 @@
-"""What must happen without anybody asking: look at nodes, run their commands, rescue prompts, call a runner, tidy up.
+"""What must happen without anybody asking: look at nodes, run their commands and downloads,
+rescue prompts, call a runner, unload what is idle, tidy up.
 
 `Watch.step()` does what is due and returns; the worker sleeps between steps, so that a test needs no clock.
 """
@@ -12,13 +13,17 @@ from django.utils import timezone
 from daemonpulse.models import Event, SignInLink
 from fleet.dispatch import Dispatcher
 from fleet.models import Command, Sample
+from forge import idle
+from forge.downloads import Downloader
 from forge.heartbeat import Heartbeat
+from forge.models import Instance
 
 from .models import Prompt, Runner
 from .snapshot import make_plan
 from .states import State
 
 STEP_SECONDS = 0.5
+IDLE_SECONDS = 2.0  # how soon it is seen that a model has been idle for long enough
 TIDY_SECONDS = 60.0
 KEEP_EVENTS = timedelta(days=7)
 KEEP_TRANSIENT_EVENTS = timedelta(minutes=2)
@@ -28,7 +33,8 @@ class Watch:
     def __init__(self):
         self.heartbeat = Heartbeat()
         self.dispatcher = Dispatcher()
-        self.tidied_at = 0.0
+        self.downloader = Downloader()
+        self.idle_at = self.tidied_at = 0.0
 
     def step(self) -> None:
         """Twice a second, also on a machine where nothing happens: every query here counts."""
@@ -38,6 +44,10 @@ class Watch:
         if is_awaited:
             working |= sending_nodes()
         self.heartbeat.step(working, is_awaited)
+        self.downloader.step()
+        if time.monotonic() - self.idle_at > IDLE_SECONDS:
+            self.idle_at = time.monotonic()
+            idle.step()
         if not Runner.row().is_alive and is_awaited and make_plan().starts:
             Runner.call()
         if time.monotonic() - self.tidied_at > TIDY_SECONDS:
@@ -58,6 +68,7 @@ def tidy() -> None:
     transient.delete()
     Event.objects.filter(at__lt=now - KEEP_EVENTS).delete()
     Sample.thin()
+    Instance.rescue()
     Command.forget_old()
     SignInLink.objects.filter(expires_at__lt=now - KEEP_EVENTS).delete()
     call_command("clearsessions")

@@ -53,6 +53,7 @@ class SignInLink(models.Model):
 class Scope(models.TextChoices):
     READ = "read", "Read prompts and models"
     WRITE = "write", "Queue, cancel and retry prompts"
+    OPERATE = "operate", "Load, unload and download models"
 
 
 class ApiTokenQuerySet(models.QuerySet):

@@ -12,15 +12,21 @@ from daemonpulse.models.event import record, writing
 from fleet.lms.actions import Action
 from fleet.models.node import Node
 
-# Beside what can be asked of any machine (Action): what needs the daemon and the machine both (fleet/layout.py).
+# Beside what can be asked of any machine (Action): what an app above this one does (settings.COMMANDS).
 PLAN = "plan_load"  # what would land where
-LOAD = "load_model"  # laid out by the profile, and measured
-LABELS = {action.value: action.label for action in Action} | {PLAN: "Plan a load", LOAD: "Load a model"}
+LOAD = "load_model"  # with room made for it, laid out by its profile, and measured
+UNLOAD = "unload_model"
+LABELS = {action.value: action.label for action in Action} | {
+    PLAN: "Plan a load",
+    LOAD: "Load a model",
+    UNLOAD: "Unload a model",
+}
 
 LEASE = timedelta(seconds=20)
 MAX_OUTPUT = 100_000  # characters; the end is kept
 SHOWN_OUTPUT = 6_000
 KEPT_PER_NODE = 500
+CANCELLED = "It was called off before it began."
 UNFINISHED = "The process that ran it ended. Whether it took effect shows in the node's state."
 
 
@@ -30,12 +36,12 @@ class State(models.TextChoices):
     WAITING = "waiting"  # asked for; a worker takes it within a second
     RUNNING = "running"  # taken, with a lease that its worker keeps renewing
     DONE = "done"  # it did what was asked
-    FAILED = "failed"  # it did not, and `problem` says why
+    FAILED = "failed"  # it did not, or was called off before; `problem` says why
     INTERRUPTED = "interrupted"  # its worker died, or the way to its machine broke; nobody knows
 
 
 MOVES = {
-    State.WAITING: {State.RUNNING},
+    State.WAITING: {State.RUNNING, State.FAILED},
     State.RUNNING: {State.DONE, State.FAILED, State.INTERRUPTED},
 }
 
@@ -59,6 +65,7 @@ class Command(models.Model):
     finished_at = models.DateTimeField(null=True)
     beat_at = models.DateTimeField(null=True)
     progress = models.FloatField(null=True)  # 0..1 of what can tell, such as a load
+    cancel_wanted_at = models.DateTimeField(null=True)  # somebody wants it to stop
     problem = models.CharField(max_length=500, blank=True, default="")
     output = encrypt(models.TextField(default=""))
     result = encrypt(models.JSONField(default=dict))
@@ -66,6 +73,8 @@ class Command(models.Model):
 
     State = State
     objects = CommandQuerySet.as_manager()
+
+    error: Exception | None = None  # what the run in this process ended with
 
     class Meta:
         ordering = ["-asked_at"]
@@ -107,9 +116,30 @@ class Command(models.Model):
         return waiting or cls.ask(node, action, user)
 
     def claim(self) -> bool:
-        """Take it, to run it. False: somebody else has it."""
+        """Take it, to run it. False: somebody else has it, or something runs on its node: one at a time."""
         now = timezone.now()
-        return self.move(State.RUNNING, started_at=now, beat_at=now)
+        with writing():
+            if Command.objects.filter(node=self.node_id, state=State.RUNNING).exists():
+                return False
+            return self.move(State.RUNNING, started_at=now, beat_at=now)
+
+    def cancel(self) -> bool:
+        """Take it back if it waits, else ask its worker to stop it; False when it has ended.
+
+        Whether what runs can be stopped is up to it: it ends by itself, or as if it had failed.
+        """
+        with writing():
+            if not Command.objects.open().filter(pk=self.pk).update(cancel_wanted_at=timezone.now()):
+                return False
+            self.refresh_from_db(fields=["state"])
+            if self.state == State.WAITING:
+                self.fail(CANCELLED)
+        return True
+
+    @property
+    def is_cancel_wanted(self) -> bool:
+        """Asked of the database: it is another process that wants it."""
+        return Command.objects.filter(pk=self.pk, cancel_wanted_at__isnull=False).exists()
 
     def finish(self, result: dict) -> bool:
         return self.move(State.DONE, result=result, finished_at=timezone.now())

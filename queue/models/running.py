@@ -5,12 +5,13 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from daemonpulse.models.event import Event, record_many, writing
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node
+from forge.models import Instance
 
 from .. import retry
 from ..states import EVENT_KINDS, MOVES, Outcome, State
@@ -89,7 +90,13 @@ class Running:
             due = cls.objects.due(now).filter(mine, lane=lane_id, lane__is_paused=False).in_lane_order()
             if transaction.get_connection().features.has_select_for_update_skip_locked:
                 due = due.select_for_update(skip_locked=True, of=("self",))
-            if not Node.objects.enabled().filter(pk=node_id).exists():  # removed or disabled since the plan
+            # The plan may be old: the node removed or disabled since, the model chosen to be unloaded.
+            leaving = Instance.objects.filter(
+                state=Instance.State.UNLOADING,
+                model__node=OuterRef("pk"),
+                model__key__in=Lane.objects.filter(pk=lane_id).values("model"),
+            )
+            if not Node.objects.enabled().filter(~Exists(leaving), pk=node_id).exists():
                 return []
             cleared = {"reason": "", "detail": "", "finished_at": None}
             prompts = list(due.select_related("lane")[:count])
@@ -146,15 +153,22 @@ class Running:
                 attempt.fold(Outcome.FAILED, rest, **told)
         return won
 
-    def release(self, attempt: Attempt, outcome: Outcome, reason: Reason | None = None, rest=()) -> bool:
-        """Put it back, due at once, without holding the failure against it."""
+    def release(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        reason: Reason | None = None,
+        rest=(),
+        after: timedelta = timedelta(),
+    ) -> bool:
+        """Put it back, due at once or `after` a while, without holding the failure against it."""
         told = {"reason": reason.value if reason else ""}
         with writing():
             if outcome == Outcome.LOST and self.attempts.filter(outcome=Outcome.LOST).count() + 1 >= retry.MAX_LOST:
                 told |= {"detail": f"The worker died {retry.MAX_LOST} times while it ran this prompt."}
                 won = self.move(State.FAILED, finished_at=timezone.now(), **told)
             else:
-                won = self.move(State.QUEUED, due_at=timezone.now(), **told)
+                won = self.move(State.QUEUED, due_at=timezone.now() + after, **told)
             if won:
                 attempt.fold(outcome, rest, **told)
         return won

@@ -48,6 +48,11 @@ def box(daemon):
     return node
 
 
+def load(node: Node, key: str) -> None:
+    node.connect().load(key)
+    inventory.look(node)
+
+
 @pytest.fixture(autouse=True)
 def as_in_another_process(monkeypatch):
     """The runner hears what the test commits, as it would from the web process; and failures come back soon."""
@@ -319,6 +324,7 @@ def test_it_ends_a_generation_at_its_limit_and_keeps_the_text(alice, daemon, box
     settings.RUNNER_LIMIT_SECONDS = 60
     monkeypatch.setattr(runner_module, "BEAT_SECONDS", 0.1)
     daemon.reset(**SLOW)
+    load(box, OTTER)
     prompt = submit(alice, ENDLESS, OTTER)
 
     with work():
@@ -340,6 +346,7 @@ def test_it_prolongs_its_leases_while_it_streams(alice, daemon, box, work, monke
 
 
 def test_it_logs_and_survives_what_nobody_foresaw(alice, daemon, box, work, monkeypatch):
+    load(box, OTTER)
     connect = Node.connect
     broken = iter([True])
     monkeypatch.setattr(Node, "connect", lambda node: 1 / 0 if next(broken, False) else connect(node))

@@ -1,0 +1,54 @@
+"""Would a load fit? Answered for a page at every key press, from what was measured last: nothing is asked of the node."""
+
+from dataclasses import dataclass
+
+from fleet.models import Reading
+from forge import eviction, residents, sizing
+from forge.backends import backend_of
+from forge.eviction import Decision, Resident
+from forge.fit.learning import Learned
+from forge.fit.verdict import Fit, fit
+from forge.models import NodePolicy
+from forge.wishes import Wish
+
+
+@dataclass(frozen=True)
+class Preview:
+    """`fit`: beside what is loaded. `decision`: what must go for it first (None where memory cannot be measured), and
+    `fit_after`: the fit when that is gone. `learned`: what earlier loads taught. `reading`: what it is judged by."""
+
+    wish: Wish
+    fit: Fit
+    decision: Decision | None
+    fit_after: Fit
+    learned: Learned
+    reading: Reading | None
+    residents: list[Resident]
+
+
+def preview(wish: Wish) -> Preview:
+    """Seven queries, a few milliseconds."""
+    node = wish.node
+    reading = Reading.objects.filter(node=node).first()
+    machine = reading.machine if reading and node.has_host else None
+    held = residents.of_nodes([node.pk])[node.pk]
+    budget = NodePolicy.budget(node)
+    backend = backend_of(machine, node.is_simulated)
+    learned = sizing.learned_of(wish.model, backend)
+
+    def judged(gone: tuple[str, ...] = ()) -> Fit:
+        memory = sizing.memory_of(machine, held, budget, gone)
+        return fit(wish.facts, wish.fit_options, memory, wish.layout, backend, learned)
+
+    now = judged()
+    if machine is None:
+        return Preview(wish, now, None, now, learned, reading, held)
+    careful = _decide(wish, now, machine, held, budget, is_careful=True)
+    decision = careful if careful.is_possible else _decide(wish, now, machine, held, budget, is_careful=False)
+    after = judged(decision.evict) if decision.is_possible and decision.evict else now
+    return Preview(wish, now, decision, after, learned, reading, held)
+
+
+def _decide(wish: Wish, planned: Fit, machine, held, budget, *, is_careful: bool) -> Decision:
+    has_room = sizing.has_room(planned.size, wish.layout, machine, held, budget, is_careful)
+    return eviction.make_room(has_room, held, may_take_wanted=wish.may_take_wanted)

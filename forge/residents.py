@@ -1,0 +1,53 @@
+"""What a node holds in memory, as the eviction policy sees it (forge/eviction.py)."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+from fleet.telemetry.readings import Gpu, Machine
+from forge import use
+from forge.eviction import Resident
+from forge.models import Instance, LoadProfile
+
+
+def of_nodes(node_ids: Collection[int], used: Mapping | None = None) -> dict[int, list[Resident]]:
+    """node id → its loaded copies; `used` as use.of() tells, where the caller has it already."""
+    rows = Instance.objects.filter(model__node__in=node_ids, model__gone_at=None).select_related("model")
+    instances = list(rows)
+    pinned = set(LoadProfile.objects.filter(model__node__in=node_ids, is_pinned=True).values_list("pk", flat=True))
+    used = use.of(node_ids) if used is None else used
+    residents: dict[int, list[Resident]] = defaultdict(list)
+    for instance in instances:
+        its_use = used.get((instance.model.node_id, instance.model.key), use.NONE)
+        resident = instance.resident(
+            is_working=its_use.is_working,
+            is_pinned=instance.model_id in pinned,
+            is_wanted=its_use.waiting > 0,
+        )
+        residents[instance.model.node_id].append(resident)
+    return residents
+
+
+def free_by_gpu(gpus: Collection[Gpu]) -> dict[int, int]:
+    """Free bytes of each GPU; one whose memory is not known has none to give."""
+    return {gpu.index: gpu.memory_free_bytes or 0 for gpu in gpus}
+
+
+def free_ram(machine: Machine | None) -> int | None:
+    if machine is None or machine.ram_total_bytes is None or machine.ram_used_bytes is None:
+        return None
+    return machine.ram_total_bytes - machine.ram_used_bytes
+
+
+def freed(residents: Collection[Resident], ids: Collection[str]) -> dict[int, int]:
+    """Bytes by GPU that these copies hold together, as far as known."""
+    total: dict[int, int] = defaultdict(int)
+    for resident in residents:
+        if resident.id in ids:
+            for index, count in (resident.bytes_by_gpu or {}).items():
+                total[index] += count
+    return dict(total)
+
+
+def held(residents: Collection[Resident]) -> int:
+    """Bytes that all of them hold, as far as known."""
+    return sum(sum((one.bytes_by_gpu or {}).values()) for one in residents)

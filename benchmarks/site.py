@@ -25,7 +25,9 @@ from daemonpulse.queue.models import Attempt, Lane, Prompt
 from fleet.models import Node
 from forge.inventory import look
 user = User.objects.first() or User.objects.create_superuser("bench")
-node = Node.objects.create(name="bench", base_url={daemon!r}, kind={kind!r})
+node = Node(name="bench", base_url={daemon!r}, kind={kind!r})
+node.is_simulated = node.connect().is_simulated()
+node.save()
 look(node)
 lane = Lane.for_model({model!r})
 now = timezone.now()

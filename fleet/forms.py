@@ -12,7 +12,7 @@ from daemonpulse.models.event import record
 from fleet.agent.client import AgentClient
 from fleet.agent.keys import AgentKey
 from fleet.daemons.errors import DaemonError
-from fleet.daemons.kinds import detect
+from fleet.daemons.kinds import connect, detect
 from fleet.hosts import explain_agent
 from fleet.lms.actions import Action
 from fleet.models import Kind, Node
@@ -204,7 +204,9 @@ class NodeForm(forms.ModelForm):
     def _find_out_kind(self, data: dict, url: str) -> None:
         try:
             data["kind"] = detect(url, data.get("token") or "")
-            self.found.insert(0, f"It answers, as {Kind(data['kind']).label}.")
+            self.instance.is_simulated = connect(data["kind"], url, data.get("token") or "").is_simulated()
+            simulated = ", but a simulated one" if self.instance.is_simulated else ""
+            self.found.insert(0, f"It answers, as {Kind(data['kind']).label}{simulated}.")
         except DaemonError as error:
             hint = "" if self.is_test else " Choose its kind to add it anyway; it is used as soon as it answers."
             self.add_error("base_url", ValidationError(f"{error.reason.explanation}{hint}", code=error.reason.value))
@@ -212,8 +214,9 @@ class NodeForm(forms.ModelForm):
     def save(self, commit=True):
         """Add the node, or change what the form changed."""
         if self.instance.pk:
-            changed = {name: self.cleaned_data[name] for name in self.Meta.fields}
-            self.instance.change(**{k: v for k, v in changed.items() if v != self.initial.get(k)})
+            written = {name: self.cleaned_data[name] for name in self.Meta.fields}
+            changed = {name: value for name, value in written.items() if value != self.initial.get(name)}
+            self.instance.change(**changed, is_simulated=self.instance.is_simulated)
             return self.instance
         with transaction.atomic():
             node = super().save(commit)

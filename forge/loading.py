@@ -4,9 +4,11 @@ import dataclasses
 import logging
 import time
 
+from django.conf import settings
 from django.utils import timezone
 
 from fleet.allocation.placement import growth, verdict
+from fleet.allocation.profile import Strategy
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.types import LoadedModel
 from fleet.hosts import Host, host_of
@@ -16,6 +18,7 @@ from fleet.telling import Telling
 from forge import eviction, inventory, residents, sizing, unloading, wishes
 from forge.backends import backend_of
 from forge.eviction import Decision, Resident, Why
+from forge.fit.room import lay_out
 from forge.fit.size import Told
 from forge.fit.verdict import Fit, Verdict, fit
 from forge.models import Instance, NodePolicy
@@ -56,6 +59,11 @@ class Site:
         self.residents: list[Resident] = residents.of_nodes([self.node.pk])[self.node.pk]
         self.learned = sizing.learned_of(self.wish.model, self.backend)
 
+    def settle(self) -> None:
+        """Give the driver's figures a moment to follow."""
+        if self.machine is not None and not self.node.is_simulated:
+            time.sleep(SETTLE_SECONDS)
+
     def fit(self) -> Fit:
         """Whether it fits beside what is loaded."""
         wish, memory = self.wish, sizing.memory_of(self.machine, self.residents, self.budget)
@@ -65,6 +73,14 @@ class Site:
         """What must go first. Not careful: so that it fits, if tightly."""
         fits = sizing.has_room(self.fit().size, self.wish.layout, self.machine, self.residents, self.budget, is_careful)
         return eviction.make_room(fits, self.residents, may_take_wanted=self.wish.may_take_wanted)
+
+    def may_spill(self, decision: Decision) -> bool:
+        """Too large for the GPUs even when they are empty, but not for them and the machine's memory together."""
+        if not decision.blockers or any(why not in {Why.TOO_LARGE, Why.UNKNOWN} for _, why in decision.blockers):
+            return False
+        memory = sizing.memory_of(self.machine, self.residents, self.budget, self.spare)
+        is_automatic = self.wish.layout.strategy is Strategy.AUTOMATIC and not self.wish.layout.strict_vram_limit
+        return bool(memory.gpus) and is_automatic and lay_out(self.fit().size, memory, self.wish.layout).fits is True
 
     @property
     def spare(self) -> tuple[str, ...]:
@@ -122,7 +138,7 @@ def _make_room(site: Site, telling: Telling) -> None:
         except unloading.StillBusy as busy:
             telling.line(busy.detail)
         else:
-            time.sleep(SETTLE_SECONDS if site.machine is not None else 0)
+            site.settle()
             site.look()
             return
         site.look()
@@ -131,18 +147,23 @@ def _make_room(site: Site, telling: Telling) -> None:
 
 def _chosen(site: Site) -> tuple[str, ...]:
     """Which copies must go. Where memory cannot be measured, for the queue all that can: one model at a time, as
-    LM Studio does by itself; a person may know better."""
-    if site.machine is None:
-        return () if site.wish.may_take_wanted else site.spare
+    LM Studio does by itself; a person may know better.
+
+    What not even the empty GPUs would hold is still tried for the queue, when all that can go is gone: LM Studio runs
+    it partly on the processor, as it does by itself.
+    """
     planned = site.fit()
-    if planned.size.weights is None or planned.free_bytes is None:
-        return () if site.wish.may_take_wanted else site.spare
+    is_measured = site.machine is not None and planned.size.weights is not None and planned.free_bytes is not None
+    if not is_measured or (site.wish.is_for_queue and not settings.RUN_LANES_SIDE_BY_SIDE):
+        return site.spare if site.wish.is_for_queue else ()
     decision = site.make_room()
     tight = decision if decision.is_possible else site.make_room(is_careful=False)
     if tight.is_possible:
         return tight.evict
     if site.wish.is_anyway or planned.verdict is Verdict.UNKNOWN:
         return ()
+    if site.wish.is_for_queue and site.may_spill(decision):
+        return site.spare
     raise NoRoom(in_words(planned, decision), decision.blockers)
 
 
@@ -175,8 +196,7 @@ def _load(site: Site, telling: Telling) -> LoadedModel:
 def _measure(site: Site, planned: Fit, loaded: LoadedModel, telling: Telling) -> dict:
     """Where it went, held against the wish; kept for the copy, and for the next estimate."""
     wish, before = site.wish, site.machine
-    if before is not None:
-        time.sleep(SETTLE_SECONDS)
+    site.settle()
     after = read(site.host)
     inventory.look(site.node)
     measured = sizing.taken(before, after)

@@ -39,6 +39,10 @@ class Wish:
     may_take_wanted: bool = False
 
     @property
+    def is_for_queue(self) -> bool:
+        return self.origin == Origin.QUEUE
+
+    @property
     def node(self) -> Node:
         return self.model.node
 

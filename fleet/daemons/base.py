@@ -87,6 +87,10 @@ class Daemon(ABC):
     def probe(self) -> None:
         """Return when this kind of daemon answers at the address."""
 
+    def is_simulated(self) -> bool:
+        """It says of itself that it is not a real daemon (fleet/simulator)."""
+        return False
+
     @abstractmethod
     def models(self) -> list[ModelInfo]: ...
 

@@ -62,6 +62,9 @@ class LMStudio(Daemon):
         if self.call("GET", "/lmstudio-greeting").get("lmstudio") is not True:
             raise DaemonError(Reason.NOT_UNDERSTOOD, "no LM Studio greeting")
 
+    def is_simulated(self) -> bool:
+        return self.call("GET", "/lmstudio-greeting").get("simulated") is True
+
     def models(self) -> list[ModelInfo]:
         rows = self.call("GET", "/api/v1/models").get("models")
         if not isinstance(rows, list):

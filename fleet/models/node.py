@@ -60,7 +60,8 @@ class Node(models.Model):
     agent_key = encrypt(models.CharField(max_length=300, blank=True, default=""))
     starts_with_up = models.BooleanField(default=False)  # `daemonpulse up` starts its server when it is down
     is_enabled = models.BooleanField(default=True)
-    is_simulated = models.BooleanField(default=False)
+    is_simulated = models.BooleanField(default=False)  # it says of itself that it is not real
+    is_demo = models.BooleanField(default=False, editable=False)  # the one that `up` starts while there is no other
     state = models.CharField(max_length=20, choices=State, default=State.UNKNOWN, editable=False)
     reason = models.CharField(max_length=40, blank=True, default="", editable=False)
     latency_seconds = models.FloatField(null=True, editable=False)

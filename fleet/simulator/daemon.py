@@ -47,6 +47,7 @@ class Daemon:
             "fault": self.faults.as_json(),
             "loads": memory.loads,
             "unloads": memory.unloads,
+            "busy_unloads": memory.busy_unloads,
             "evictions": memory.evictions,
             "busy_evictions": memory.busy_evictions,
             "slot_busy_seconds": memory.slot_busy_seconds(),

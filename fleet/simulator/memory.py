@@ -23,7 +23,7 @@ class Memory:
     def __init__(self, settings: Settings, models: dict[str, Model], daemon_faults: FaultSwitch):
         self.settings, self.models, self.daemon_faults = settings, models, daemon_faults
         self.instances: dict[str, Instance] = {}
-        self.loads = self.unloads = self.evictions = self.busy_evictions = 0
+        self.loads = self.unloads = self.busy_unloads = self.evictions = self.busy_evictions = 0
         self.load_log: deque[dict] = deque(maxlen=LOAD_LOG_ENTRIES)
         self._busy_seconds: Counter[str] = Counter()  # by instance id, over all instances that ever had it
 
@@ -134,6 +134,7 @@ class Memory:
     def unload(self, instance: Instance, why: str) -> None:
         """Take an instance out of memory; its requests end with InstanceLost."""
         self.unloads += 1
+        self.busy_unloads += instance.is_busy
         self.drop(instance, InstanceLost(instance.id, why))
 
     def drop(self, instance: Instance, error: ApiError) -> None:

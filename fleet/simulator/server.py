@@ -22,7 +22,8 @@ CONTROL_PREFIX = "/simulator"
 
 
 async def greet(daemon: Daemon, exchange: Exchange) -> None:
-    exchange.reply({"lmstudio": True})
+    """As the real one answers, and honest: who asks closely is told that this is none."""
+    exchange.reply({"lmstudio": True, "simulated": True})
 
 
 async def take_over(daemon: Daemon, exchange: Exchange) -> None:

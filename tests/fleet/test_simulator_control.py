@@ -126,7 +126,7 @@ def test_a_daemon_that_refuses_or_cuts_still_obeys_its_switches(simulator):
         requests.get(f"{simulator.url}/api/v1/models", timeout=5)
     assert deltas(stream(simulator)) == 4
     simulator.control("daemon", {"fault": None})
-    assert requests.get(f"{simulator.url}/lmstudio-greeting", timeout=5).json() == {"lmstudio": True}
+    assert requests.get(f"{simulator.url}/lmstudio-greeting", timeout=5).json() == {"lmstudio": True, "simulated": True}
 
 
 def test_the_flaky_model_fails_every_third_request_each_time_in_another_way(simulator):

@@ -33,7 +33,7 @@ def greeting(simulator):
 def test_it_ends_at_once_when_asked_and_comes_back_on_the_same_port(simulator):
     simulator.start()
     url = simulator.url
-    assert greeting(simulator).json() == {"lmstudio": True}
+    assert greeting(simulator).json() == {"lmstudio": True, "simulated": True}
     requests.post(f"{url}/api/v1/models/load", json={"model": "simulated/heron-3b"}, timeout=5)
     simulator.restart()
     assert simulator.url == url

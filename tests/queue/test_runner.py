@@ -43,7 +43,7 @@ def daemon(simulator, transactional_db):
 @pytest.fixture
 def box(daemon):
     """A node whose daemon runs."""
-    node = Node.objects.create(name="box", base_url=daemon.url)
+    node = Node.objects.create(name="box", base_url=daemon.url, is_simulated=True)
     assert inventory.look(node)
     return node
 

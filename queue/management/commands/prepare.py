@@ -51,16 +51,16 @@ class Command(BaseCommand):
 
     def simulated_node(self, port: int, is_unwanted: bool) -> bool:
         """The simulated daemon stands in while there is no real one; its node stays for its history."""
-        has_real = Node.objects.filter(is_simulated=False).exists()
-        is_wanted = not has_real and not is_unwanted
-        node = Node.objects.filter(is_simulated=True).first()
+        has_other = Node.objects.filter(is_demo=False).exists()
+        is_wanted = not has_other and not is_unwanted
+        node = Node.objects.filter(is_demo=True).first()
         if not is_wanted:
             if node is not None:
                 node.disable()
             return False
         url = f"http://127.0.0.1:{port}"
         if node is None:
-            Node.objects.create(name=free_name(SIMULATED_NAME), base_url=url, is_simulated=True)
+            Node.objects.create(name=free_name(SIMULATED_NAME), base_url=url, is_simulated=True, is_demo=True)
         else:
             Node.objects.filter(pk=node.pk).update(base_url=url)
             node.enable()

@@ -12,7 +12,7 @@ from fleet.daemons.errors import DaemonError
 from fleet.hosts import Host, explain, host_of
 from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
-from fleet.models import Kind, Node
+from fleet.models import Kind, Node, Reading
 from fleet.weights.architecture import Architecture
 from forge import loading, sizing, wishes
 from forge.backends import backend_of
@@ -41,8 +41,8 @@ def can_size(node: Node) -> bool:
 def fill(node: Node) -> None:
     """Read what can be read, one model after another, and work out its size."""
     host = host_of(node) if node.has_host else None
-    reading = getattr(Node.objects.select_related("reading").get(pk=node.pk), "reading", None)
-    machine = reading.machine if reading else None
+    reading = Reading.objects.filter(node=node).first()
+    machine = reading.machine if reading and reading.machine else loading.read(host)
     backend = backend_of(machine, node.is_simulated)
     for model in unsized(node).select_related("node"):
         if model.metadata is None and host is not None and _is_due(model):

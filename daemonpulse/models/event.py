@@ -27,7 +27,14 @@ class Event(models.Model):
     """
 
     # Worth nothing once their moment is over: what they told is in the rows they told of.
-    TRANSIENT_KINDS = ("prompt.output", "prompt.progress", "prompt.reclassified", "reading.taken", "command.told")
+    TRANSIENT_KINDS = (
+        "prompt.output",
+        "prompt.progress",
+        "prompt.reclassified",
+        "reading.taken",
+        "command.told",
+        "download.moved",
+    )
 
     at = models.DateTimeField(default=timezone.now)
     kind = models.CharField(max_length=60)  # noun.past: prompt.claimed

@@ -18,9 +18,9 @@ RAVEN, BEAVER = "simulated/raven-raw-think-7b", "simulated/beaver-tools-8b"
 MODELS = (HERON, RAVEN, BEAVER)  # 3.0, 5.2 and 6.2 GB with their context: any two fit into 12 GiB, not all three
 OPTIONS = ("--vram-gb", "12", "--slots", "2")
 TOKENS, LOAD_SECONDS = 20, 1.0
-SPEED = {"ttft_seconds": 0.05, "tokens_per_second": 50, "load_seconds": LOAD_SECONDS}
+SPEED = {"ttft_seconds": 0.05, "tokens_per_second": 30, "load_seconds": LOAD_SECONDS}
 MAX_LANE_WAIT = 60  # the default, stated in docs/settings.md
-QUICK = 8  # the plain way takes minutes: it is run so many times as fast
+QUICK = 12  # the plain way takes minutes: it is run so many times as fast
 
 
 def trace() -> list[str]:
@@ -105,7 +105,7 @@ def test_it_runs_lanes_side_by_side_with_the_fewest_loads(daemon):
         f"\n120 prompts ({counts}), room for two of three models, 2 slots each:"
         f"\n  side by side              {state['loads']:3} loads {seconds:6.1f} s, longest wait {longest:.1f} s"
         f"\n  one lane at a time        {single_state['loads']:3} loads {single_seconds:6.1f} s"
-        f"\n  plain, with JIT and evict {plain_state['loads']:3} loads {plain_seconds:6.1f} s (run {QUICK} times as fast)"
+        f"\n  plain, with JIT and evict {plain_state['loads']:3} loads {plain_seconds:6.1f} s, run {QUICK} times as fast"
     )
     optimum = len(set(trace()))  # each model once: what runs need not be unloaded before its lane is empty
     assert state["loads"] <= 1.2 * optimum

@@ -17,6 +17,10 @@ urlpatterns = [
     path("styleguide/", views.styleguide, name="styleguide"),
     path("admin/", admin.site.urls),
     path("nodes/", include("fleet.urls")),
+    path("models/", include("forge.urls")),
+    path("models/", include("forge.downloads.urls")),
+    *import_string("forge.downloads.urls.urlpatterns_api"),
+    path("api/v1/", include("forge.api_urls")),
     path("", include("daemonpulse.queue.urls")),
 ]
 
@@ -27,5 +31,7 @@ handler500 = "daemonpulse.views.server_error"
 
 sockets = [
     *import_string("fleet.urls.socket_urlpatterns"),
+    *import_string("forge.urls.socket_urlpatterns"),
+    *import_string("forge.downloads.urls.socket_urlpatterns"),
     *import_string("daemonpulse.queue.urls.socket_urlpatterns"),
 ]

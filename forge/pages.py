@@ -1,14 +1,16 @@
 """The contexts of what both Forge's pages and their sockets render."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
+from fleet.allocation.profile import Strategy
 from fleet.models import Command, Kind
 from fleet.models.command import LOAD
 from fleet.telemetry.readings import Machine
 from forge import loading
-from forge.eviction import Why
-from forge.forms import ListForm
+from forge.eviction import Resident, Why
+from forge.forms import ListForm, LoadForm
 from forge.listing import capabilities, rows
 from forge.models import LoadProfile, Model, NodePolicy
 from forge.places import copies_of, places
@@ -102,17 +104,29 @@ def fit_context(model: Model, parameters: dict) -> dict:
     return {
         "model": model,
         "node": model.node,
+        "can_load": True,
         "fit": fit,
         "size": fit.size,
         "learned": seen.learned,
         # What it needs is shown as figures; the sentence that has them all stays for logs and scripts.
         "sentences": [sentence for sentence in fit.sentences if not sentence.startswith("Needs ")],
-        "evicted": [resident for resident in seen.residents if resident.id in gone],
+        "evicted": [_evicted(resident) for resident in seen.residents if resident.id in gone],
         "in_the_way": _in_the_way(seen),
-        "reading": seen.reading if seen.decision is not None else None,
+        "reading": seen.reading,
         "shares": fit.plan.shares if len(fit.plan.shares) > 1 or fit.plan.system_bytes else (),
+        "decides_itself": seen.wish.layout.strategy is Strategy.AUTOMATIC and len(fit.plan.shares) > 1,
         "is_over": None not in (fit.size.total, fit.free_bytes) and fit.size.total > fit.free_bytes,
     }
+
+
+def unfit_context(model: Model, form: LoadForm) -> dict:
+    """The same while the form is not right."""
+    reading = getattr(model.node, "reading", None)
+    return {"model": model, "node": model.node, "can_load": True, "form": form, "reading": reading}
+
+
+def _evicted(resident: Resident) -> dict:
+    return {"id": resident.id, "idle_since": datetime.fromtimestamp(resident.used_at, UTC)}
 
 
 def _in_the_way(seen: Preview) -> list[str]:

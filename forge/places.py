@@ -42,6 +42,8 @@ class Copy:
     @property
     def why_it_stays(self) -> str:
         """Why it cannot be ejected right now; "" = it can."""
+        if not self.instance.model.node.is_online:
+            return "Its node does not answer."
         if self.is_leaving:
             return "It is being unloaded."
         if self.running:

@@ -1,4 +1,4 @@
-"""Would a load fit? Answered for a page at every key press, from what was measured last: nothing is asked of the node."""
+"""Would a load fit? For a page, at every key press: from what was measured last, without asking the node."""
 
 from dataclasses import dataclass
 

@@ -63,7 +63,7 @@ def model_fit(request, pk):
     model = _loadable(pk)
     form = LoadForm(request.GET, model=model)
     if not form.is_valid():
-        return render(request, "forge/_model_fit.html", {"model": model, "form": form}, status=422)
+        return render(request, "forge/_model_fit.html", pages.unfit_context(model, form), status=422)
     return render(request, "forge/_model_fit.html", pages.fit_context(model, form.parameters))
 
 

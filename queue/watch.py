@@ -14,7 +14,7 @@ from daemonpulse.models import Event, SignInLink
 from fleet.dispatch import Dispatcher
 from fleet.models import Command, Sample
 from forge import idle
-from forge.downloads import Downloader
+from forge.downloads.downloader import Downloader
 from forge.heartbeat import Heartbeat
 from forge.models import Instance
 

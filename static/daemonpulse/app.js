@@ -60,6 +60,16 @@
     else copy(button);
   });
 
+  // A button that writes a value into a field, as if somebody had typed it.
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-fill]");
+    const field = button && document.querySelector(button.dataset.fill);
+    if (!field) return;
+    field.value = button.dataset.value;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
   // A swap between pressing and letting go takes the control away, and the browser then sees no click: give it to the
   // control that came in its place, if it is still the one under the pointer.
   const CONTROLS = "a[href], button, summary";
@@ -149,7 +159,8 @@
   // Forms. One that a socket brought has no CSRF token of its own; one that asks first does so in a dialog;
   // one that must not be sent twice is not.
   const csrfToken = () => JSON.parse(document.body.getAttribute("hx-headers"))["x-csrftoken"];
-  const ask = (form) => {
+  // What asks is the form, or the button that was pressed.
+  const ask = (form, asker) => {
     const opener = document.activeElement.id;
     const dialog = document.createElement("dialog");
     const add = (parent, tag, className, text) => {
@@ -161,13 +172,13 @@
     };
     dialog.className = "dialog";
     dialog.dataset.dismiss = "";
-    const title = add(dialog, "h2", "", form.dataset.confirm);
+    const title = add(dialog, "h2", "", asker.dataset.confirm);
     title.id = "confirm-title";
     dialog.setAttribute("aria-labelledby", title.id);
-    add(dialog, "p", "", form.dataset.confirmText);
+    add(dialog, "p", "", asker.dataset.confirmText);
     const actions = add(dialog, "div", "form-actions", "");
-    const yes = add(actions, "button", "btn btn-danger", form.dataset.confirmYes);
-    const no = add(actions, "button", "btn btn-quiet", form.dataset.confirmNo);
+    const yes = add(actions, "button", "btn btn-danger", asker.dataset.confirmYes);
+    const no = add(actions, "button", "btn btn-quiet", asker.dataset.confirmNo);
     no.dataset.dialogClose = "";
     no.autofocus = true;
     yes.addEventListener("click", () => {
@@ -175,7 +186,8 @@
       dialog.close();
       if (!current) return;
       current.dataset.confirmed = "";
-      current.requestSubmit();
+      if (asker === form) current.requestSubmit();
+      else document.getElementById(asker.id)?.click();  // so that htmx knows which button it was
     });
     dialog.addEventListener("close", () => {
       dialog.remove();
@@ -186,10 +198,11 @@
   };
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (form.dataset.confirm && !("confirmed" in form.dataset)) {
+    const asker = event.submitter?.dataset.confirm ? event.submitter : form;
+    if (asker.dataset.confirm && !("confirmed" in form.dataset)) {
       event.preventDefault();
       event.stopImmediatePropagation();
-      ask(form);
+      ask(form, asker);
       return;
     }
     delete form.dataset.confirmed;
@@ -244,7 +257,8 @@
     if (event.target.matches("select")) syncAllOptions();
   });
 
-  // What a swap must not take away: the focus and the caret, what the reader opened or closed, how far they read.
+  // What a swap must not take away: the focus and the caret, what the reader typed, opened or closed, how far they read.
+  const TYPED = "input[id]:not([type=hidden], [type=checkbox], [type=radio], [type=file]), textarea[id]";
   const opened = new Map();
   document.addEventListener("click", (event) => {
     const details = event.target.closest("summary")?.parentElement;
@@ -259,7 +273,9 @@
     }
     const boxes = [...document.querySelectorAll("[data-follow][id]")].filter((box) => heldBack.has(box));
     const news = [...document.querySelectorAll("[data-announce][id]")];
+    const typed = [...document.querySelectorAll(TYPED)].filter((field) => field.value !== field.defaultValue);
     kept = {
+      typed: typed.map((field) => [field, field.value]),
       focused, path, start: focused?.selectionStart, end: focused?.selectionEnd,
       scrolled: boxes.map((box) => [box, box.scrollTop]),
       told: new Map(news.map((element) => [element.id, element.dataset.announce])),
@@ -272,8 +288,12 @@
       if (details && details.open !== open) details.open = open;
     }
     if (!kept) return;
-    const { focused, path, start, end, scrolled, told } = kept;
+    const { focused, path, start, end, scrolled, told, typed } = kept;
     kept = null;
+    for (const [field, value] of typed) {
+      const now = field.isConnected ? null : document.getElementById(field.id);
+      if (now?.matches(TYPED)) now.value = value;
+    }
     for (const [box, top] of scrolled) {
       const now = box.isConnected ? null : document.getElementById(box.id);
       if (!now) continue;

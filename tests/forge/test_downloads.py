@@ -14,11 +14,14 @@ from django.utils import timezone
 from daemonpulse.models import Event
 from fleet.models import Node, Reading
 from fleet.telemetry.readings import Machine
-from forge import downloads
-from forge.downloads import Downloader, figures
+from forge import inventory
+from forge.downloads import downloader as downloads
+from forge.downloads.downloader import Downloader, figures
 from forge.models import Download
 from forge.models.download import MOVES
 from tests.conftest import wait_for
+from tests.fleet.conftest import quick_passwords  # noqa: F401
+from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.forge.downloading_node import FORGOTTEN, GIB, DownloadingNode, going, job
 
 pytestmark = pytest.mark.django_db
@@ -212,7 +215,8 @@ import os, time, django
 from daemonpulse import settings
 settings.DATABASES["default"]["NAME"] = os.environ["DAEMONPULSE_TEST_DATABASE"]
 django.setup()
-from forge import downloads
+from forge import inventory
+from forge.downloads import downloader as downloads
 downloads.UNWATCHED_SECONDS = 0.05
 downloader = downloads.Downloader()
 print("ready", flush=True)
@@ -231,7 +235,8 @@ def test_it_goes_on_after_a_worker_was_really_killed(rig, there, step, state):
                    "DAEMONPULSE_TEST_DATABASE": connection.settings_dict["NAME"]}  # fmt: skip
     worker = subprocess.Popen([sys.executable, "-c", WORKER], cwd=ROOT, env=os.environ | environment)
     try:
-        wait_for(lambda: fresh(row).state == state and there.asked, 20)
+        wait_for(lambda: worker.poll() is not None or (fresh(row).state == state and there.asked), 20)
+        assert worker.poll() is None, "it ended by itself"
     finally:
         worker.kill()
         worker.wait()
@@ -241,6 +246,25 @@ def test_it_goes_on_after_a_worker_was_really_killed(rig, there, step, state):
     for _ in range(3):
         step()
     assert fresh(row).state == State.DONE
+
+
+def test_it_agrees_with_the_simulated_daemon(db, step):
+    simulated = SimulatorProcess().start("--speed", "20")
+    try:
+        node = Node.objects.create(name="simulated", base_url=simulated.url, state="online")
+        rows = [Download.ask(node, name) for name in ("acme/kestrel", "acme/broken-kestrel")]
+        wait_for(lambda: not step(), 20)
+        assert [fresh(row).state for row in rows] == [State.DONE, State.FAILED]
+        assert inventory.look(node) and node.models.filter(key="acme/kestrel").exists()
+        assert Download.ask(node, "acme/kestrel") and not (step() and step()), "it has that one already"
+
+        restarted = Download.ask(node, "acme/stalled-kestrel")
+        wait_for(lambda: step() and fresh(restarted).percent in {39, 40}, 20)
+        simulated.restart()
+        wait_for(lambda: step() and fresh(restarted).restarts == 1, 20)
+        wait_for(lambda: step() and fresh(restarted).percent in {39, 40}, 20)
+    finally:
+        simulated.stop()
 
 
 # A node that forgets, stalls, is away or answers oddly

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from fleet.models import Node, Reading
 from fleet.telemetry.readings import Gpu, Machine
-from forge import hub, hub_client
-from forge.hub import HubUnavailable, Quantization, quantization_of, quantizations
-from forge.hub_fit import basis, offers
+from forge.hub import client as hub_client
+from forge.hub import search as hub
+from forge.hub.labels import basis, offers
+from forge.hub.search import HubUnavailable, Quantization, quantization_of, quantizations
 from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.forge.hub_fixture import GIB, HERON, OTTER, SHARD_BYTES, Hub, listed
 
@@ -74,7 +75,11 @@ def test_it_sends_a_token_only_if_there_is_one(stand_in, monkeypatch):
     assert sent == [None, "Bearer hf_of_the_test"]
 
 
-def test_it_asks_for_nothing_else(stand_in):
+def test_it_asks_for_nothing_else(stand_in, monkeypatch, tmp_path):
+    """Left alone, the library fetches a list of programs that may run it, once a process and day."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", stand_in.url)
+    monkeypatch.setattr("huggingface_hub.constants.AGENT_HARNESSES_PATH", str(tmp_path / "list"), raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None, raising=False)
     hub.search()
     hub.repository(OTTER["id"])
     assert [path.partition("?")[0] for path, _ in stand_in.requests] == ["/api/models", f"/api/models/{OTTER['id']}"]
@@ -150,7 +155,7 @@ def test_it_keeps_threads_free_for_other_pages(stand_in, monkeypatch):
 def test_it_loads_the_hubs_library_only_to_search():
     script = (
         "import os, sys, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'daemonpulse.settings'; django.setup();"
-        "import forge.download_urls, forge.downloads; print('huggingface_hub' in sys.modules)"
+        "import forge.downloads.urls, forge.downloads.downloader; print('huggingface_hub' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"
 

@@ -105,7 +105,7 @@ def test_it_runs_lanes_side_by_side_with_the_fewest_loads(daemon):
         f"\n120 prompts ({counts}), room for two of three models, 2 slots each:"
         f"\n  side by side              {state['loads']:3} loads {seconds:6.1f} s, longest wait {longest:.1f} s"
         f"\n  one lane at a time        {single_state['loads']:3} loads {single_seconds:6.1f} s"
-        f"\n  plain, with JIT and evict {plain_state['loads']:3} loads {plain_seconds:6.1f} s, run {QUICK} times as fast"
+        f"\n  plain, JIT and auto-evict {plain_state['loads']:3} loads {plain_seconds:6.1f} s, run {QUICK} times faster"
     )
     optimum = len(set(trace()))  # each model once: what runs need not be unloaded before its lane is empty
     assert state["loads"] <= 1.2 * optimum
@@ -140,3 +140,29 @@ def test_two_nodes_share_a_model_and_one_takes_over_when_the_other_dies():
         site.stop()
         for daemon in daemons:
             daemon.stop()
+
+TTL_SECONDS = 6
+SHORT_TTL = """
+from forge.models import LoadProfile, Model
+LoadProfile.choose(Model.objects.get(key={key!r}), ttl_seconds={seconds})
+"""
+
+
+def test_it_unloads_what_has_been_idle_and_work_begins_the_time_anew(daemon):
+    daemon.control("models/*", SPEED)
+    site = Installation(daemon)
+    site._manage("shell", "-v0", "-c", SHORT_TTL.format(key=HERON, seconds=TTL_SECONDS))
+    site.up()
+    try:
+        site.wait_for_state(site.submit(HERON, text(1)), "done")
+        time.sleep(TTL_SECONDS / 2)
+        long = site.submit(HERON, f"longer than it may be idle [[tokens={TTL_SECONDS * 40}]]")
+        site.wait_for_state(long, "done")
+        assert (daemon.state()["loads"], daemon.state()["unloads"]) == (1, 0)
+        ended = moment(site.prompt(long)["finished_at"])
+        wait_for(lambda: daemon.state()["unloads"] == 1, TTL_SECONDS + 6)
+        idle = time.time() - ended
+        print(f"\nunloaded after {idle:.1f} s, its idle time is {TTL_SECONDS} s")
+        assert abs(idle - TTL_SECONDS) <= 5
+    finally:
+        site.stop()

@@ -6,9 +6,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from daemonpulse.templatetags.durations import duration
 from fleet.allocation.amounts import amount
-from forge import disk, inventory
-from forge.download_forms import NODES, DownloadForm
-from forge.downloads import Downloader
+from forge import inventory
+from forge.downloads import disk
+from forge.downloads.downloader import Downloader
+from forge.downloads.forms import NODES, DownloadForm
 from forge.models import Download
 
 STEP_SECONDS = 0.5

@@ -7,7 +7,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from fleet.models import Kind, Node
-from forge import hub
+from forge.hub import search as hub
 from forge.models import Download
 
 CATALOGUE_HOST = "lmstudio.ai"

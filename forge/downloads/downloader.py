@@ -21,7 +21,7 @@ from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.types import Download as Told
 from fleet.models import ANSWERING
 from fleet.texts import clean
-from forge import disk
+from forge.downloads import disk
 from forge.models import Download
 from forge.models.download import UNDER_WAY, State
 

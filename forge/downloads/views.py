@@ -6,9 +6,9 @@ from django.http import Http404
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from forge import disk
-from forge.download_forms import DownloadForm, HubForm
-from forge.download_pages import downloads_context, repository_context, results_context
+from forge.downloads import disk
+from forge.downloads.forms import DownloadForm, HubForm
+from forge.downloads.pages import downloads_context, repository_context, results_context
 from forge.models import Download
 
 SECTION = {"section": "model_list"}

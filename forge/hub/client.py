@@ -1,8 +1,9 @@
 """How the hub is spoken to: with its own library, which otherwise waits without end and tries again for half a minute.
 
-Importing this takes a quarter of a second and 20 MB: forge.hub does it when somebody searches.
+Importing this takes a quarter of a second and 20 MB: forge.hub.search does it when somebody searches.
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ import httpx2
 from huggingface_hub import HfApi, constants, set_client_factory
 
 import daemonpulse
-from forge.hub import HubUnavailable, endpoint
+from forge.hub.search import HubUnavailable, endpoint
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 10.0  # for all requests of one call; an answer that stops half way may take once more as long
 MAX_BYTES = 16 * 2**20  # a page of results has some hundred kilobytes
 
+# It tells of each request at INFO, with the words that were searched for.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 # Else the library asks the hub for a list of programs that may run it, and keeps it in a file.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 

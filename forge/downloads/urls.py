@@ -2,9 +2,8 @@
 
 from django.urls import path
 
-from forge import download_api as api
-from forge import download_views as views
-from forge.download_consumers import DownloadsConsumer
+from forge.downloads import api, views
+from forge.downloads.consumers import DownloadsConsumer
 
 urlpatterns = [
     path("downloads/", views.download_list, name="download_list"),

@@ -141,7 +141,7 @@ def _asking() -> Iterator:
     if not _places.acquire(timeout=WAIT_SECONDS):
         raise HubUnavailable(BUSY)
     try:
-        from forge.hub_client import asking  # slow to import, and large: most processes never search
+        from forge.hub.client import asking  # slow to import, and large: most processes never search
 
         with asking() as api:
             yield api

@@ -4,7 +4,7 @@ from django.template.loader import render_to_string
 
 from daemonpulse.consumers import RefreshingConsumer
 from fleet.attention import ALL, attention
-from forge.download_pages import downloads_context
+from forge.downloads.pages import downloads_context
 from forge.models import Download
 
 

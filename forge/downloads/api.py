@@ -4,7 +4,7 @@ from django.http import JsonResponse
 
 from daemonpulse.api import ApiError, api_view, form_errors, json_body
 from daemonpulse.models.access import Scope
-from forge.download_forms import DownloadForm
+from forge.downloads.forms import DownloadForm
 from forge.models import Download
 from forge.models.download import State
 

@@ -8,7 +8,7 @@ from fleet.models import Node
 from forge.backends import backend_of
 from forge.fit.size import Facts, Options, Told
 from forge.fit.verdict import Fit, Verdict, fit
-from forge.hub import Quantization
+from forge.hub.search import Quantization
 from forge.models import NodePolicy
 from forge.residents import free_ram, of_nodes
 from forge.sizing import memory_of

@@ -4,9 +4,10 @@ from urllib.parse import urlencode
 
 from django.urls import reverse
 
-from forge import disk, hub
-from forge.download_forms import HubForm
-from forge.hub_fit import basis, offers
+from forge.downloads import disk
+from forge.downloads.forms import HubForm
+from forge.hub import search as hub
+from forge.hub.labels import basis, offers
 from forge.models import Download
 
 ENDED_SHOWN = 30

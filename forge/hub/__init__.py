@@ -1,0 +1,1 @@
+"""Looking for models on the hub."""

@@ -1,0 +1,104 @@
+"""Models as their keeper uses them: judge a load while typing, load, watch the idle time run out, eject."""
+
+import sqlite3
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.browser.test_pages import RULES
+from tests.fleet.simulator_fixture import SimulatorProcess
+from tests.system.conftest import HERON, OTTER, Installation
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    process = SimulatorProcess().start("--vram-gb", "12", "--gpus", "2")
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def site(daemon):
+    """An installation that knows that its node is simulated, and so reads the simulated cards."""
+    installation = Installation(daemon)
+    with sqlite3.connect(installation.data_dir / "daemonpulse.sqlite3") as database:
+        database.execute("UPDATE fleet_node SET is_simulated = 1")
+    installation.up()
+    yield installation
+    installation.stop()
+
+
+def check(page):
+    """Nothing that axe finds, and nothing sideways, on a desk and on a phone, in both themes."""
+    page.emulate_media(reduced_motion="reduce")  # no colour is still on its way to another
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        for theme in ("light", "dark"):
+            page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+            results = Axe().run(page, options=RULES)
+            assert results.violations_count == 0, results.generate_report()
+            sideways = page.evaluate(
+                "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert sideways <= 0, f"{page.url} at {width} scrolls sideways by {sideways} px"
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
+    page = signed_in
+    daemon.control(f"models/{OTTER}", {"load_seconds": 1})
+    page.goto(f"{site.url}/nodes/")
+    page.get_by_role("link", name="Models", exact=True).first.click()
+    page.get_by_role("link", name="Otter 8B (simulated)").click()
+
+    # Judged while somebody types.
+    fit, context = page.locator("#fit"), page.get_by_label("Context", exact=True)
+    expect(fit.locator(".chip")).to_have_text("fits", timeout=15_000)
+    expect(page.locator("#estimate")).to_contain_text("does not see memory that other programs hold", timeout=10_000)
+    context.fill("131072")
+    expect(fit.locator(".chip")).to_have_text("does not fit")
+    expect(fit.get_by_role("button", name="Load anyway")).to_be_visible()
+    fit.locator("#fill-context").click()
+    expect(fit.locator(".chip")).not_to_have_text("does not fit")
+    assert 4096 < int(context.input_value()) < 131072
+    context.fill("0")
+    expect(fit).to_contain_text("Context: Ensure this value is greater than or equal to 1.")
+    context.fill("4096")
+    expect(fit.locator(".chip")).to_have_text("fits")
+
+    # Loaded, with its progress; what was typed stays.
+    page.get_by_label("Idle time").fill("0.05")
+    page.get_by_role("button", name="Load", exact=True).click()
+    expect(page.locator("#load-now progress[value]")).to_be_visible(timeout=10_000)
+    expect(page.locator("#load-now-label")).to_contain_text("%")
+    copies = page.locator("#model-copies")
+    expect(copies).to_contain_text("by hand", timeout=15_000)
+    expect(copies).to_contain_text("4,096 tokens")
+    expect(copies).to_contain_text("measured")
+    expect(context).to_have_value("4096")
+
+    # Its idle time runs out.
+    expect(copies.locator("time[data-until]")).to_contain_text("in ")
+    expect(copies).to_contain_text("None.", timeout=20_000)
+    assert daemon.state()["unloads"] == 1
+
+    # One that stays, ejected by hand; the list knows.
+    page.get_by_label("Idle time").fill("0")
+    page.get_by_role("button", name="Load", exact=True).click()
+    expect(copies).to_contain_text("it stays", timeout=15_000)
+    check(page)
+    page.get_by_role("button", name="Load another copy").click()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it").click()
+    other = page.context.new_page()
+    other.goto(f"{site.url}/models/?q=otter")
+    expect(other.locator("#models")).to_contain_text("loaded")
+    expect(other.locator("#models")).not_to_contain_text(HERON)
+    check(other)
+    copies.get_by_role("button", name="Eject").click()
+    page.get_by_role("dialog").get_by_role("button", name="Eject it").click()
+    expect(copies).to_contain_text("None.", timeout=15_000)
+    expect(other.locator("#models")).to_contain_text("on disk", timeout=10_000)
+    other.close()

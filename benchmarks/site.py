@@ -36,7 +36,7 @@ rows = [Prompt(owner=user, lane=lane, text="stored " * 20, state="done", positio
 Prompt.objects.bulk_create(rows, batch_size=500)
 Attempt.objects.bulk_create([Attempt(prompt=p, number=1, node=node, outcome="done", runner="seed", leased_until=now,
     started_at=p.enqueued_at, finished_at=p.finished_at, answer="an answer " * 30) for p in rows], batch_size=500)
-print(ApiToken.issue(user, "bench", ["read", "write"])[1])
+print(ApiToken.issue(user, "bench", ["read", "write", "operate"])[1])
 """
 
 # Ten machines of eight GPUs; switched off, so that nobody looks for them.

@@ -131,7 +131,7 @@ def node_profile(request, pk):
     if not form.is_valid():
         return render(request, "fleet/node.html", _node_page(request, node, profile_form=form), status=422)
     AllocationProfile.choose(node, form.cleaned_data["model"], form.profile)
-    messages.success(request, "The profile is saved. It counts for the next load from this page.")
+    messages.success(request, "The profile is saved. It counts from the next load on.")
     return redirect("node", node.pk)
 
 

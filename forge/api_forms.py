@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from daemonpulse.models.event import writing
 from fleet.models import Command, Kind, Node
 from fleet.models.command import LOAD, UNLOAD
+from fleet.texts import clean
 from forge import wishes
 from forge.forms import MAX_MINUTES, LoadForm
 from forge.models import Instance, Model
@@ -33,7 +34,7 @@ FIT_TYPES = {"model": TEXT, "node": TEXT} | OPTION_TYPES
 LOAD_TYPES = FIT_TYPES | {"ttl_seconds": WHOLE, "anyway": FLAG, "again": FLAG}
 EJECTION_TYPES = {"instance": TEXT, "node": TEXT}
 WORDS = {"true": True, "on": True, "false": False, "off": False}
-MOST_NAMED = 10
+MOST_NAMED, MOST_SHOWN = 10, 100  # names, characters of one
 
 
 class Refused(Exception):
@@ -230,7 +231,7 @@ def alike(key: str) -> str:
 
 
 def shortened(names) -> str:
-    names = list(names)
+    names = [clean(name, MOST_SHOWN) for name in names]
     more = ", …" if len(names) > MOST_NAMED else ""
     return f"{', '.join(names[:MOST_NAMED])}{more}" or "none"
 

@@ -97,5 +97,3 @@ def parameter_count(told: str) -> float:
     """ "8B" → 8e9, "8x7B" → 56e9, "26B-A4B" → 26e9; 0 for what tells nothing."""
     found = AMOUNT.search(told)
     return int(found[1] or 1) * float(found[2]) * SCALE[found[3].upper()] if found else 0.0
-
-

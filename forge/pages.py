@@ -140,4 +140,3 @@ def estimate_context(model: Model, parameters: dict) -> dict:
     wish: Wish = read(model.node, parameters)
     reading = getattr(model.node, "reading", None)
     return {"model": model, "told": loading.estimate(wish, reading.machine if reading else None)}
-

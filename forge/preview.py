@@ -34,11 +34,11 @@ def preview(wish: Wish) -> Preview:
     held = residents.of_nodes([node.pk])[node.pk]
     budget = NodePolicy.budget(node)
     backend = backend_of(machine, node.is_simulated)
-    learned = sizing.learned_of(wish.model, backend)
+    learned, told = sizing.learned_of(wish.model, backend), sizing.told_before(wish)
 
     def judged(gone: tuple[str, ...] = ()) -> Fit:
         memory = sizing.memory_of(machine, held, budget, gone)
-        return fit(wish.facts, wish.fit_options, memory, wish.layout, backend, learned)
+        return fit(wish.facts, wish.fit_options, memory, wish.layout, backend, learned, told)
 
     now = judged()
     if machine is None:

@@ -7,6 +7,7 @@ from django.db import connections
 
 from fleet import operations
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.lmstudio_socket import LoadCancelled
 from fleet.models import Command, Node
 from fleet.models.command import LOAD
 from forge.wishes import FOR_QUEUE
@@ -32,7 +33,7 @@ class QueueLoad:
             while self.command.is_open:
                 if self.called_off.is_set():
                     self.command.cancel()
-                if operations.run(self.command, on_progress=on_progress, cancelled=self.called_off):  # 2
+                elif operations.run(self.command, on_progress=on_progress, cancelled=self.called_off):  # 2
                     break
                 operations.wait(self.command)  # 3
             self._check()
@@ -47,5 +48,7 @@ class QueueLoad:
         command = self.command
         if isinstance(command.error, DaemonError):
             raise command.error
+        if command.state != Command.State.DONE and self.called_off.is_set():
+            raise LoadCancelled
         if command.state != Command.State.DONE:
             raise DaemonError(Reason.LOAD_FAILED, command.problem)

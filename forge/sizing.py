@@ -24,6 +24,16 @@ def source_of(model: Model) -> str:
     return FROM_FILE if model.architecture else FROM_DAEMON
 
 
+def told_before(wish: Wish) -> Told | None:
+    """What the daemon said of this model, where its file tells nothing: kept with the queue's size of it. A context
+    grows no faster than its tokens."""
+    known = wish.model.size
+    if wish.model.architecture or known is None or None in (known.weights, known.context, known.context_length):
+        return None
+    tokens = max(wish.options.get("context_length") or 0, known.context_length)
+    return Told(known.weights, -(-known.context * tokens // known.context_length))
+
+
 def learned_of(model: Model, backend: str) -> Learned:
     return Measurement.learned(model.key, model.quantization, backend, source_of(model))
 

@@ -146,7 +146,7 @@ def follow(command: Command, stdout: OutputWrapper) -> None:
                     command.cancel()
                 else:
                     is_here = not operations.is_busy(command.node)
-                    if is_here and operations.run(command, screen.line, screen.progress, None):
+                    if is_here and operations.run(command, screen.line, screen.progress, calling_off.wanted):
                         break
                 is_here = False
                 operations.wait(command)

@@ -7,8 +7,10 @@ from fleet.models import Command, Node
 from fleet.models.command import LOAD
 from forge import files, loading
 from forge.inventory import look
+from forge.models import Model
 from tests.fleet.simulator_fixture import SimulatorProcess
 
+KNOWN: dict[str, Model] = {}
 OTTER, HERON, RAVEN, BEAVER, OWL = (
     "simulated/otter-8b", "simulated/heron-3b", "simulated/raven-raw-think-7b", "simulated/beaver-tools-8b",
     "simulated/owl-thinker-14b",
@@ -28,8 +30,18 @@ def box(small, monkeypatch):
     monkeypatch.setattr(loading, "SETTLE_SECONDS", 0)
     node = Node.objects.create(name="box", base_url=small.url, is_simulated=True, state="online")
     look(node)
-    files.fill(node)
+    fill(node)
     return node
+
+
+def fill(node: Node) -> None:
+    """As files.fill() does, which asks for every file; each is asked for once only."""
+    if not KNOWN:
+        files.fill(node)
+        KNOWN.update({model.key: model for model in node.models.all()})
+    for model in node.models.all():
+        told = KNOWN[model.key]
+        node.models.filter(pk=model.pk).update(metadata=told.metadata, size_json=told.size_json)
 
 
 def load(node: Node, key: str, **parameters) -> None:

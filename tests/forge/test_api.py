@@ -4,6 +4,8 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -87,6 +89,17 @@ def test_it_narrows_the_models_as_the_page_does(script, rig):
     assert [one["key"] for one in script.get("inventory", q="OTT").json()["models"]] == [OTTER]
     assert rules(script.get("inventory", stat="loaded")) == [("stat", "unknown_field")]
     assert rules(script.get("inventory", node="nowhere")) == [("node", "invalid_choice")]
+
+
+def test_it_asks_the_database_as_often_for_many_models_as_for_few(script, rig, django_assert_num_queries):
+    script.get("inventory")  # notes the token's use
+    with CaptureQueriesContext(connection) as few:
+        script.get("inventory")
+    for n in range(20):
+        model = Model.objects.create(node=rig, key=f"acme/{n}", name=f"{n}", type="llm", loaded=[f"{n}"])
+        Instance.objects.create(model=model, identifier=f"{n}")
+    with django_assert_num_queries(len(few)):
+        assert len(script.get("inventory").json()["models"]) == 22
 
 
 def test_it_tells_how_much_idle_time_is_left_and_that_a_pinned_or_busy_one_has_none(script, rig, alice):
@@ -203,7 +216,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(LOAD_TYPES)), JSON, max_size=4))
 def test_no_wish_is_too_odd_to_be_judged(rig, data):
     wish = {"model": OTTER} | data

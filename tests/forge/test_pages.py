@@ -20,7 +20,7 @@ from tests.sockets import Browser, browser, own_tail
 
 pytestmark = pytest.mark.django_db
 GIB = 2**30
-HOSTILE = '<script>alert(1)</script>"\'><img src=x>'
+HOSTILE = "<script>alert(1)</script>\"'><img src=x>"
 # A plain transformer, as a model's file tells it.
 SHAPE = {
     "name": "llama", "layers": 32, "embedding_length": 4096, "heads": 32, "kv_heads": [8] * 32, "key_length": 128,

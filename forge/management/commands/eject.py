@@ -3,6 +3,7 @@
 from django.core.management.base import BaseCommand, CommandError
 
 from fleet.models import Node
+from fleet.texts import clean
 from forge import terminal
 from forge.api_forms import EjectionForm, Refused, eject, shortened
 from forge.models import Model
@@ -48,7 +49,7 @@ class Command(BaseCommand):
         try:
             terminal.follow(eject(copy), self.stdout)
         except (Refused, CommandError) as error:
-            self.stderr.write(f"{named(copy)}: {error}")
+            self.stderr.write(clean(f"{named(copy)}: {error}", terminal.MOST))
             return False
         return True
 

@@ -10,6 +10,7 @@ from fleet.allocation.amounts import amount
 from fleet.daemons.errors import DaemonError
 from fleet.hosts import explain, host_of
 from fleet.models import Node, Reading
+from fleet.texts import clean
 from forge import described, loading, terminal
 from forge.api_forms import WishForm
 from forge.fit.verdict import Verdict
@@ -39,7 +40,8 @@ class Command(BaseCommand):
             told = described.of_fit(seen) | {"lmstudio": described.of_estimate(estimate), "notes": notes}
             self.stdout.write(json.dumps(told, indent=2))
         else:
-            self.stdout.write("\n".join([*lines(seen), in_words(estimate), *notes]))
+            told = [*lines(seen), in_words(estimate), *notes]
+            self.stdout.write("\n".join(clean(line, terminal.MOST * 10) for line in told))
         sys.exit(EXIT[seen.fit_after.verdict])
 
 

@@ -2,6 +2,7 @@
 
 from django.core.management.base import BaseCommand, CommandError
 
+from fleet.texts import clean
 from forge import terminal
 from forge.api_forms import Refused, WishForm
 
@@ -30,4 +31,4 @@ class Command(BaseCommand):
             raise CommandError(f"{error.message} With --again another copy is loaded.") from error
         self.stdout.write(f"Loading {command.parameters['model']} on {node}.")
         terminal.follow(command, self.stdout)
-        self.stdout.write(f"{node}: done, as {command.result.get('instance')}.")
+        self.stdout.write(f"{node}: done, as {clean(str(command.result.get('instance')), terminal.MOST)}.")

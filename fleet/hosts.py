@@ -123,7 +123,7 @@ def host_of(node: Node) -> Host | None:
             return AgentClient(node.agent_url, AgentKey.parse(node.agent_key))
         except ValueError as error:
             raise DaemonError(Reason.UNAUTHORIZED, str(error)) from error
-    if node.is_simulated:
+    if node.has_simulated_machine:
         return SimulatedMachine(node.base_url, node.token)
     if node.is_here:
         parts = urlsplit(node.base_url)

@@ -43,7 +43,7 @@ def fill(node: Node) -> None:
     host = host_of(node) if node.has_host else None
     reading = Reading.objects.filter(node=node).first()
     machine = reading.machine if reading and reading.machine else loading.read(host)
-    backend = backend_of(machine, node.is_simulated)
+    backend = backend_of(machine, node.has_simulated_machine)
     for model in unsized(node).select_related("node"):
         if model.metadata is None and host is not None and _is_due(model):
             _read(model, host)

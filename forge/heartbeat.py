@@ -157,7 +157,7 @@ def _keep(reading: Reading, node: Node, machine: Machine | None, problem: str, a
         reading.missed(problem)
         return
     reading.keep(machine)
-    knows_loaded = answer.error is None and node.kind == Kind.LMSTUDIO and not node.is_simulated
+    knows_loaded = answer.error is None and node.kind == Kind.LMSTUDIO and not node.has_simulated_machine
     loaded = Model.objects.present().filter(node=node).values_list("loaded", flat=True) if knows_loaded else []
     reading.note_orphans(orphans.find(machine, list(loaded)))
 

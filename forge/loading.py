@@ -55,13 +55,13 @@ class Site:
 
     def look(self) -> None:
         self.machine = read(self.host)
-        self.backend = backend_of(self.machine, self.node.is_simulated)
+        self.backend = backend_of(self.machine, self.node.has_simulated_machine)
         self.residents: list[Resident] = residents.of_nodes([self.node.pk])[self.node.pk]
         self.learned = sizing.learned_of(self.wish.model, self.backend)
 
     def settle(self) -> None:
         """Give the driver's figures a moment to follow."""
-        if self.machine is not None and not self.node.is_simulated:
+        if self.machine is not None and not self.node.has_simulated_machine:
             time.sleep(SETTLE_SECONDS)
 
     def fit(self) -> Fit:

@@ -33,7 +33,7 @@ def preview(wish: Wish) -> Preview:
     machine = reading.machine if reading and node.has_host else None
     held = residents.of_nodes([node.pk])[node.pk]
     budget = NodePolicy.budget(node)
-    backend = backend_of(machine, node.is_simulated)
+    backend = backend_of(machine, node.has_simulated_machine)
     learned, told = sizing.learned_of(wish.model, backend), sizing.told_before(wish)
 
     def judged(gone: tuple[str, ...] = ()) -> Fit:

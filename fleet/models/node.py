@@ -100,7 +100,12 @@ class Node(models.Model):
     @property
     def can_be_managed(self) -> bool:
         """Its LM Studio can be started and stopped from here."""
-        return self.has_host and self.kind == Kind.LMSTUDIO and not self.is_simulated
+        return self.has_host and self.kind == Kind.LMSTUDIO and not self.has_simulated_machine
+
+    @property
+    def has_simulated_machine(self) -> bool:
+        """Its cards do not exist either. An agent tells of a real machine, whatever runs there."""
+        return self.is_simulated and not self.agent_url
 
     @property
     def reason_explanation(self) -> str:

@@ -35,7 +35,7 @@ def offers(quantizations: tuple[Quantization, ...], node: Node | None) -> list[O
     if machine is None:
         return [Offer(one, None) for one in quantizations]
     memory = memory_of(machine, of_nodes([node.pk])[node.pk], NodePolicy.budget(node))
-    backend = backend_of(machine, node.is_simulated)
+    backend = backend_of(machine, node.has_simulated_machine)
 
     def judged(one: Quantization) -> Fit:
         return fit(Facts(one.size_bytes, None, None), Options(), memory, Profile(), backend, told=NO_CONTEXT)

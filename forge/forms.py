@@ -219,6 +219,12 @@ class LoadForm(forms.Form):
         ttl = seconds_of(data["ttl_minutes"])
         return {"model": self.model.key} | told | ({} if ttl is None else {"ttl_seconds": ttl})
 
+    @property
+    def whole(self) -> dict:
+        """The same where all fields were shown: one that was left empty is for the daemon to decide, whatever is
+        saved."""
+        return self.parameters | {"is_whole": True}
+
     def save(self) -> None:
         """Load it so from now on, by hand and for the queue; what it takes is worked out anew."""
         data = self.cleaned_data
@@ -227,7 +233,6 @@ class LoadForm(forms.Form):
         if data["offload_ratio"] != self.layout.offload_ratio:
             layout = dataclasses.replace(self.layout, offload_ratio=data["offload_ratio"])
             AllocationProfile.choose(self.model.node, self.model.key, layout)
-        Model.objects.filter(pk=self.model.pk).update(size_json=None)
 
 
 def _only(probe: dict, name: str) -> dict:

@@ -1,5 +1,6 @@
 """Would a load fit? For a page, at every key press: from what was measured last, without asking the node."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from fleet.models import Reading
@@ -15,7 +16,8 @@ from forge.wishes import Wish
 @dataclass(frozen=True)
 class Preview:
     """`fit`: beside what is loaded. `decision`: what must go for it first (None where memory cannot be measured), and
-    `fit_after`: the fit when that is gone. `learned`: what earlier loads taught. `reading`: what it is judged by."""
+    `fit_after`: the fit when that is gone; where nothing helps, its largest context is what would fit when all that can
+    go is gone. `learned`: what earlier loads taught. `reading`: what it is judged by."""
 
     wish: Wish
     fit: Fit
@@ -46,6 +48,9 @@ def preview(wish: Wish) -> Preview:
     careful = _decide(wish, now, machine, held, budget, is_careful=True)
     decision = careful if careful.is_possible else _decide(wish, now, machine, held, budget, is_careful=False)
     after = judged(decision.evict) if decision.is_possible and decision.evict else now
+    if not decision.is_possible:  # what a shorter context could still have
+        spare = tuple(one.id for one in held if not (one.is_busy or one.is_pinned))
+        after = dataclasses.replace(after, largest_context=judged(spare).largest_context)
     return Preview(wish, now, decision, after, learned, reading, held)
 
 

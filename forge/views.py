@@ -43,7 +43,7 @@ def _page(request, model: Model, status: int = 200, **forms) -> HttpResponse:
     if context["can_load"]:
         form = forms.get("form") or LoadForm(model=model)
         context |= {"form": form, "stay_form": forms.get("stay_form") or StayForm(model=model)}
-        wished = form.parameters if form.is_bound and form.is_valid() else {"model": model.key}
+        wished = form.whole if form.is_bound and form.is_valid() else {"model": model.key}
         context |= pages.fit_context(model, wished)
     return render(request, "forge/model.html", context, status=status)
 
@@ -64,7 +64,7 @@ def model_fit(request, pk):
     form = LoadForm(request.GET, model=model)
     if not form.is_valid():
         return render(request, "forge/_model_fit.html", pages.unfit_context(model, form), status=422)
-    return render(request, "forge/_model_fit.html", pages.fit_context(model, form.parameters))
+    return render(request, "forge/_model_fit.html", pages.fit_context(model, form.whole))
 
 
 @require_GET
@@ -74,7 +74,7 @@ def model_estimate(request, pk):
     form = LoadForm(request.GET, model=model)
     if not form.is_valid():
         return render(request, "forge/_model_estimate.html", {"model": model, "form": form}, status=422)
-    return render(request, "forge/_model_estimate.html", pages.estimate_context(model, form.parameters))
+    return render(request, "forge/_model_estimate.html", pages.estimate_context(model, form.whole))
 
 
 @require_POST
@@ -91,7 +91,7 @@ def model_load(request, pk):
         messages.info(request, "It is being loaded already.")
     else:
         anyway = {"anyway": True} if "anyway" in request.POST else {}
-        Command.ask(model.node, LOAD, request.user, **form.parameters, **anyway)
+        Command.ask(model.node, LOAD, request.user, **form.whole, **anyway)
     return _form_answer(request, model, form)
 
 

@@ -67,7 +67,10 @@ class Wish:
 
 
 def read(node: Node, parameters: dict) -> Wish:
-    """A command's parameters over what is saved for the model. Raises ValueError for a model that the node lacks."""
+    """A command's parameters over what is saved for the model; `is_whole`: they are all that is wished.
+
+    Raises ValueError for a model that the node lacks.
+    """
     model = Model.objects.present().filter(node=node, key=parameters["model"]).select_related("node").first()
     if model is None:
         raise ValueError(f"{node} has no model {parameters['model']}.")
@@ -76,7 +79,7 @@ def read(node: Node, parameters: dict) -> Wish:
     is_for_queue = parameters.get("for") == FOR_QUEUE
     return Wish(
         model=model,
-        options=with_context(model, saved.options | asked),
+        options=with_context(model, asked if parameters.get("is_whole") else saved.options | asked),
         layout=layout_of(model, parameters.get("offload_ratio")),
         idle_seconds=_idle_seconds(saved, parameters.get("ttl_seconds")),
         identifier=parameters.get("identifier") or "",

@@ -57,8 +57,9 @@ class LoadProfile(models.Model):
 
     @classmethod
     def choose(cls, model: Model, **values) -> "LoadProfile":
-        """Load the model so from now on."""
+        """Load the model so from now on; what it takes is worked out anew."""
         with writing():
             row, _ = cls.objects.update_or_create(model=model, defaults=values)
+            Model.objects.filter(pk=model.pk).update(size_json=None)
             record("model.changed", model.node_id, keys=[model.key])
         return row

@@ -119,7 +119,7 @@ def test_it_tests_an_address_without_adding_it(signed_in, site):
     check(page)
     page.get_by_label("Address", exact=True).fill(other.url)
     page.get_by_role("button", name="Test only").click()
-    expect(page.get_by_text("It answers, as LM Studio. Nothing is saved yet.")).to_be_visible()
+    expect(page.get_by_text("It answers, as LM Studio, but a simulated one. Nothing is saved yet.")).to_be_visible()
     page.goto(f"{site.url}/nodes/")
     expect(page.locator("#nodes")).not_to_contain_text("only looking")
     other.stop()

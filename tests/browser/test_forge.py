@@ -79,6 +79,7 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     expect(copies).to_contain_text("4,096 tokens")
     expect(copies).to_contain_text("measured")
     expect(context).to_have_value("4096")
+    expect(fit).to_contain_text("Learned from 1 load")  # looked at again without a key press
 
     # Its idle time runs out.
     expect(copies.locator("time[data-until]")).to_contain_text("in ")

@@ -209,6 +209,15 @@ def test_it_keeps_who_loaded_a_copy_what_it_took_and_how_long_it_may_be_idle(box
     assert copy.unload_at is not None
 
 
+def test_a_field_left_empty_on_the_page_is_for_the_daemon_whatever_is_saved(box):
+    LoadProfile.choose(Model.objects.get(key=HERON), context_length=2048, parallel=7)
+    run(box, LOAD, model=HERON)
+    assert (Instance.objects.get().context_length, Instance.objects.get().parallel) == (2048, 7)
+    run(box, UNLOAD, instance=HERON, model=HERON)
+    run(box, LOAD, model=HERON, is_whole=True, context_length=4096)
+    assert (Instance.objects.get().context_length, Instance.objects.get().parallel) == (4096, 4)
+
+
 def test_it_makes_room_with_the_least_recently_used(box):
     for key in (HERON, RAVEN):
         assert run(box, LOAD, model=key).state == "done"

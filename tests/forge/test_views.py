@@ -73,14 +73,14 @@ def test_it_has_a_model_loaded_as_wished(keeper, bob, otter):  # noqa: F811
     wished = {"model": otter.key, "context_length": 4096, "parallel": 2, "flash_attention": True,
               "offload_kv_cache_to_gpu": False, "eval_batch_size": 256, "offload_ratio": 0.5,
               "identifier": "otter-main", "ttl_seconds": 30}  # fmt: skip
-    assert asked() == [("load_model", wished)]
+    assert asked() == [("load_model", wished | {"is_whole": True})]
     assert Command.objects.get().user == bob
 
 
 def test_it_wishes_nothing_that_was_left_empty_and_asks_once(keeper, otter):  # noqa: F811
     keeper.post(f"/models/{otter.pk}/loads/", {"ttl_minutes": "0", "anyway": "1"})
     keeper.post(f"/models/{otter.pk}/loads/", {})
-    assert asked() == [("load_model", {"model": otter.key, "ttl_seconds": 0, "anyway": True})]
+    assert asked() == [("load_model", {"model": otter.key, "is_whole": True, "ttl_seconds": 0, "anyway": True})]
 
 
 def test_it_answers_htmx_with_the_form_as_it_was_and_what_is_live(keeper, otter):  # noqa: F811
@@ -143,7 +143,7 @@ def test_it_switches_off_what_cannot_reach_the_daemon(keeper, rig, otter):  # no
     assert disabled(mlx) == {"flash_attention", "offload_kv_cache_to_gpu", "eval_batch_size"}
     assert "this one is for MLX" in keeper.get(f"/models/{mlx.pk}/").content.decode()
     keeper.post(f"/models/{reed.pk}/loads/", {"parallel": "2", "context_length": "512"})
-    assert asked() == [("load_model", {"model": "acme/reed", "context_length": 512})]
+    assert asked() == [("load_model", {"model": "acme/reed", "is_whole": True, "context_length": 512})]
 
 
 def test_it_asks_for_experts_only_where_there_are_some(keeper, rig, otter):  # noqa: F811
@@ -151,7 +151,7 @@ def test_it_asks_for_experts_only_where_there_are_some(keeper, rig, otter):  # n
     assert "num_experts" not in keeper.get(f"/models/{otter.pk}/").context["form"].fields
     keeper.post(f"/models/{moe.pk}/loads/", {"num_experts": "9"})
     keeper.post(f"/models/{moe.pk}/loads/", {"num_experts": "4"})
-    assert asked() == [("load_model", {"model": "acme/moe", "num_experts": 4})]
+    assert asked() == [("load_model", {"model": "acme/moe", "is_whole": True, "num_experts": 4})]
 
 
 def test_it_asks_before_it_makes_a_second_copy(keeper, otter):  # noqa: F811

@@ -141,6 +141,7 @@ def test_two_nodes_share_a_model_and_one_takes_over_when_the_other_dies():
         for daemon in daemons:
             daemon.stop()
 
+
 TTL_SECONDS = 6
 SHORT_TTL = """
 from forge.models import LoadProfile, Model

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 
 from fleet.models import Kind, Node
 from forge.hub import search as hub
+from forge.hub.place import HUB, address, endpoint
 from forge.models import Download
 
 CATALOGUE_HOST = "lmstudio.ai"
@@ -27,7 +28,7 @@ def parse_source(written: str) -> tuple[str, str]:
     name, _, quantization = text.partition("@")
     if not hub.is_name(name) or ("@" in text and not QUANTIZATION.fullmatch(quantization)):
         raise ValidationError(HOW, code="invalid")
-    return (hub.address(name), quantization) if quantization else (name, "")
+    return (address(name), quantization) if quantization else (name, "")
 
 
 def _of_address(text: str) -> tuple[str, str]:
@@ -39,10 +40,10 @@ def _of_address(text: str) -> tuple[str, str]:
         raise ValidationError(HOW, code="invalid") from None
     if has_secret:
         raise ValidationError("Leave names and passwords out of the address.", code="credentials")
-    known = {urlsplit(hub.HUB).hostname, urlsplit(hub.endpoint()).hostname, CATALOGUE_HOST}
+    known = {urlsplit(HUB).hostname, urlsplit(endpoint()).hostname, CATALOGUE_HOST}
     if parts.scheme != "https" or host.removeprefix("www.") not in known:
         raise ValidationError(
-            f"Models come from {hub.HUB} or https://{CATALOGUE_HOST}; this is another address.", code="host"
+            f"Models come from {HUB} or https://{CATALOGUE_HOST}; this is another address.", code="host"
         )
     return _of_path(host.removeprefix("www."), unquote(parts.path).strip("/").split("/"))
 
@@ -57,7 +58,7 @@ def _of_path(host: str, path: list[str]) -> tuple[str, str]:
     if host == CATALOGUE_HOST:
         return name, ""
     is_file = bool(more) and more[-1].lower().endswith(".gguf")
-    return hub.address(name), hub.quantization_of(more[-1]) if is_file else ""
+    return address(name), hub.quantization_of(more[-1]) if is_file else ""
 
 
 # Nodes that can download, by name; asked of the database by each form anew.
@@ -109,7 +110,7 @@ class DownloadForm(forms.Form):
             self.add_error("quantization", ValidationError(f"The model says {told}. Write one of the two.", code="two"))
         quantization = wanted or told
         is_name = "://" not in source
-        data["source"] = hub.address(source) if quantization and is_name else source
+        data["source"] = address(source) if quantization and is_name else source
         data["quantization"] = quantization
         return data
 

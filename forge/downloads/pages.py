@@ -8,6 +8,7 @@ from forge.downloads import disk
 from forge.downloads.forms import HubForm
 from forge.hub import search as hub
 from forge.hub.labels import basis, offers
+from forge.hub.place import HubUnavailable
 from forge.models import Download
 
 ENDED_SHOWN = 30
@@ -31,7 +32,7 @@ def results_context(form: HubForm) -> dict:
     context = {"query": query, "node": form.cleaned_data.get("node"), "reload": _link(form, query["page"])}
     try:
         results = hub.search(**query)
-    except hub.HubUnavailable as error:
+    except HubUnavailable as error:
         return context | {"problem": str(error)}
     return context | {
         "results": results,
@@ -60,10 +61,10 @@ def repository_context(id: str, form: HubForm) -> dict:
     nodes = list(form.fields["node"].queryset.select_related("reading"))
     node = form.cleaned_data.get("node") or (nodes[0] if len(nodes) == 1 else None)
     here = reverse("hub_repository", args=id.split("/"))
-    context = {"id": id, "node": node, "nodes": nodes, "address": hub.address(id), "here": here}
+    context = {"id": id, "node": node, "nodes": nodes, "address": address(id), "here": here}
     try:
         repository = hub.repository(id)
-    except hub.HubUnavailable as error:
+    except HubUnavailable as error:
         return context | {"problem": str(error)}
     free = disk.free_bytes(node) if node else None
     return context | {

@@ -15,7 +15,7 @@ import httpx2
 from huggingface_hub import HfApi, constants, set_client_factory
 
 import daemonpulse
-from forge.hub.search import HubUnavailable, endpoint
+from forge.hub.place import HubUnavailable, endpoint
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 10.0  # for all requests of one call; an answer that stops half way may take once more as long

@@ -3,7 +3,6 @@
 Nothing here runs by itself: the hub hears of this server only when somebody searches.
 """
 
-import os
 import re
 import threading
 from collections import defaultdict
@@ -14,8 +13,8 @@ from datetime import datetime
 from itertools import islice
 
 from fleet.texts import clean
+from forge.hub.place import HubUnavailable
 
-HUB = "https://huggingface.co"
 FORMATS = ("gguf", "mlx")
 SORTS = {"downloads": "downloads", "likes": "likes", "trending": "trending_score"}
 WANTED = ["author", "downloads", "gated", "lastModified", "likes"]
@@ -37,10 +36,6 @@ BITS = re.compile(r"(?<!\d)(\d{1,2})-?bits?\b", re.IGNORECASE)
 NO_MODEL = ("mmproj", "imatrix")  # a vision model's eyes, and what a quantization was made with
 
 BUSY = "The hub is being asked by others right now. Try again in a moment."
-
-
-class HubUnavailable(Exception):
-    """The hub gave no answer that can be used; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +88,6 @@ class Repository(Found):
     """One repository with what it has to download, the smallest first."""
 
     files: tuple[Quantization, ...] = ()
-
-
-def endpoint() -> str:
-    """Where the hub is asked: a mirror may be named in HF_ENDPOINT, as its library has it."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-
-
-def address(id: str) -> str:
-    """What a node is told of a repository: the address of the hub itself, which is all that LM Studio takes."""
-    return f"{HUB}/{id}"
 
 
 def is_name(id: object) -> bool:

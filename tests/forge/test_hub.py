@@ -13,7 +13,8 @@ from fleet.telemetry.readings import Gpu, Machine
 from forge.hub import client as hub_client
 from forge.hub import search as hub
 from forge.hub.labels import basis, offers
-from forge.hub.search import HubUnavailable, Quantization, quantization_of, quantizations
+from forge.hub.place import HubUnavailable
+from forge.hub.search import Quantization, quantization_of, quantizations
 from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.forge.hub_fixture import GIB, HERON, OTTER, SHARD_BYTES, Hub, listed
 

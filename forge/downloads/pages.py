@@ -8,7 +8,7 @@ from forge.downloads import disk
 from forge.downloads.forms import HubForm
 from forge.hub import search as hub
 from forge.hub.labels import basis, offers
-from forge.hub.place import HubUnavailable
+from forge.hub.place import HubUnavailable, address
 from forge.models import Download
 
 ENDED_SHOWN = 30

@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 
 from fleet.texts import clean
-from forge.hub.place import HubUnavailable
+from forge.hub.place import HubUnavailable, endpoint
 
 FORMATS = ("gguf", "mlx")
 SORTS = {"downloads": "downloads", "likes": "likes", "trending": "trending_score"}

@@ -60,11 +60,18 @@ def run(
     if problem and not is_known:
         command.interrupt(f"{problem} Whether it took effect shows in the node's state.")
     elif problem:
-        command.fail(problem)
+        command.fail(problem, told_by(command.error))
     else:
         command.finish(result)
     command.node.want_look()
     return True
+
+
+def told_by(error: Exception | None) -> dict:
+    """What a daemon's error tells programs: kept with the failed command, for whoever waited for it elsewhere."""
+    if not isinstance(error, DaemonError):
+        return {}
+    return {"reason": error.reason, "detail": error.detail, "can_pass": getattr(error, "can_pass", False)}
 
 
 def is_busy(node: Node) -> bool:

@@ -8,9 +8,12 @@ from django.utils import timezone
 from fleet.daemons.types import InstanceConfig, ModelInfo
 from fleet.models import Command, Node
 from fleet.models.command import LOAD
+from forge import wishes
 from forge.eviction import detect_auto_evict
-from forge.models import Instance, LoadProfile, Model, NodePolicy
+from forge.models import Instance, LoadProfile, Model, NodePolicy, Origin
+from forge.wishes import FOR_QUEUE
 
+LEFT = timedelta(minutes=30)  # a load takes no longer
 FIELDS = ("context_length", "parallel", "options")
 
 
@@ -41,16 +44,28 @@ def _create(models: Mapping[str, Model], new: dict[tuple[str, str], InstanceConf
     if not new:
         return
     profiles = LoadProfile.objects.in_bulk([models[key].pk for key, _ in new])
+    left_behind = _left_behind(models[next(iter(new))[0]].node_id)
     made = []
     for (key, identifier), config in new.items():
         row = Instance(model=models[key], identifier=identifier)
         _take_over(row, config)
+        if left := left_behind.get(key):
+            row.origin = Origin.QUEUE if left.parameters.get("for") == FOR_QUEUE else Origin.PERSON
+            row.ttl_seconds = wishes.read(models[key].node, left.parameters).idle_seconds
         profile = profiles.get(models[key].pk)
         if profile and profile.ttl_seconds and not profile.is_pinned:  # wished for this model, whoever loads it
             row.ttl_seconds = profile.ttl_seconds
-            row.unload_at = row.used_at + timedelta(seconds=profile.ttl_seconds)
+        if row.ttl_seconds:
+            row.unload_at = row.used_at + timedelta(seconds=row.ttl_seconds)
         made.append(row)
     Instance.objects.bulk_create(made)
+
+
+def _left_behind(node_id: int) -> dict[str, Command]:
+    """By model, loads whose worker died, and which their daemon may have brought to an end by itself."""
+    since = timezone.now() - LEFT
+    lost = Command.objects.filter(node=node_id, action=LOAD, state=Command.State.INTERRUPTED, started_at__gt=since)
+    return {command.parameters["model"]: command for command in lost.order_by("asked_at")}
 
 
 def _take_over(row: Instance, config: InstanceConfig) -> bool:

@@ -95,7 +95,7 @@ class Heartbeat:
         is_watched = node.watched_until is not None and node.watched_until > timezone.now()
         if copies.exists() if is_watched else copies.filter(origin=Origin.ELSEWHERE, loaded_at__gt=recently()).exists():
             self._start("states", node, states.refresh)
-        if files.unsized(node).exists() or (node.has_host and copies.filter(files.lacks("bytes_by_gpu")).exists()):
+        if files.unsized(node).exists() or files.has_unguessed(node):
             self._start("files", node, files.fill)
 
     def _start(self, what: str, node: Node, function: Callable, *args) -> bool:

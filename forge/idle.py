@@ -9,6 +9,7 @@ from fleet.models.command import UNLOAD
 from forge import eviction, residents, use
 from forge.models import Instance
 
+WHY = "idle"
 AGAIN = timedelta(seconds=30)  # after an unload that was asked for: it may fail
 
 
@@ -19,7 +20,7 @@ def step() -> int:
     for instance in due:
         if is_over(instance):
             Instance.objects.filter(pk=instance.pk).update(unload_at=timezone.now() + AGAIN)
-            Command.ask(instance.model.node, UNLOAD, instance=instance.identifier, model=instance.model.key, why="idle")
+            Command.ask(instance.model.node, UNLOAD, instance=instance.identifier, model=instance.model.key, why=WHY)
             asked += 1
     return asked
 
@@ -32,7 +33,8 @@ def is_over(instance: Instance) -> bool:
     if its_use.running or its_use.waiting:
         instance.touch(timezone.now())
         return False
-    if last := use.last_ended(node_id, key, instance.used_at):
-        instance.touch(last)
+    last = use.last_ended(node_id, key, instance.used_at)
+    if last or instance.unload_at is None or instance.unload_at < instance.used_at:
+        instance.touch(last or instance.used_at)
     there = [one for one in residents.of_nodes([node_id], used)[node_id] if one.id == instance.identifier]
     return bool(eviction.expired(there, timezone.now().timestamp()))

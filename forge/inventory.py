@@ -3,7 +3,9 @@
 import logging
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from django.db.models import Q
 from django.utils import timezone
 
 from daemonpulse.models.event import record as record_event
@@ -24,6 +26,7 @@ class Answer:
     models: list[ModelInfo] = field(default_factory=list)
     latency_seconds: float = 0.0
     error: DaemonError | None = None
+    asked_at: datetime = field(default_factory=timezone.now)
 
     @property
     def latency_or_none(self) -> float | None:
@@ -40,7 +43,7 @@ def look(node: Node) -> bool:
 
 def ask(node: Node) -> Answer:
     """One call tells both: whether it is there and what it has. Never raises; touches no rows."""
-    started = time.monotonic()
+    started, asked_at = time.monotonic(), timezone.now()
     try:
         told = node.connect().models()
     except DaemonError as error:
@@ -48,7 +51,7 @@ def ask(node: Node) -> Answer:
     except Exception:  # an answer that nobody foresaw must not take its caller down
         log.exception("node.odd_answer node=%s", node.pk)
         return Answer(error=DaemonError(Reason.NOT_UNDERSTOOD, "an answer that we do not understand"))
-    return Answer(told, time.monotonic() - started)
+    return Answer(told, time.monotonic() - started, asked_at=asked_at)
 
 
 def record(node: Node, answer: Answer) -> None:
@@ -56,14 +59,21 @@ def record(node: Node, answer: Answer) -> None:
     if answer.error is not None:
         node.lost(answer.error)
         return
-    keep(node, answer.models)
+    keep(node, answer.models, answer.asked_at)
     node.seen(answer.latency_seconds)
 
 
-def keep(node: Node, told: list[ModelInfo]) -> bool:
-    """Make the rows of a node equal to what it told; True when something changed."""
+def keep(node: Node, told: list[ModelInfo], asked_at: datetime | None = None) -> bool:
+    """Make the rows of a node equal to what it told; True when something changed.
+
+    An answer that was asked for before the last one that was kept is too old to be true: nothing of it is.
+    """
     told = list({info.key: info for info in told}.values())  # a daemon may tell a model twice
     with writing():
+        asked_at = asked_at or timezone.now()
+        is_newer = Q(models_asked_at=None) | Q(models_asked_at__lte=asked_at)
+        if not Node.objects.filter(is_newer, pk=node.pk).update(models_asked_at=asked_at):
+            return False
         rows = {row.key: row for row in Model.objects.filter(node=node)}
         now = timezone.now()
         changed = [_new_or_changed(node, rows.get(info.key), info) for info in told]

@@ -10,6 +10,7 @@ from django.utils import timezone
 from fleet.allocation.placement import growth, verdict
 from fleet.allocation.profile import Strategy
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.lmstudio_socket import LoadCancelled
 from fleet.daemons.types import LoadedModel
 from fleet.hosts import Host, host_of
 from fleet.models import Node, Reading
@@ -21,12 +22,11 @@ from forge.eviction import Decision, Resident, Why
 from forge.fit.room import lay_out
 from forge.fit.size import Told
 from forge.fit.verdict import Fit, Verdict, fit
-from forge.models import Instance, NodePolicy
+from forge.models import Instance, NodePolicy, Origin
 from forge.wishes import Wish
 
 log = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 1.0  # after a load or an unload, until the driver's figures stand
 TRIES = 3  # a copy that was to go may have become busy
 
 
@@ -39,8 +39,8 @@ class NoRoom(DaemonError):
 
     @property
     def can_pass(self) -> bool:
-        """It may be possible later: only what works, or is waited for, is in the way."""
-        return bool(self.blockers) and all(why in {Why.BUSY, Why.WANTED} for _, why in self.blockers)
+        """It may be possible later: something that works, or is waited for, is in the way."""
+        return any(why in {Why.BUSY, Why.WANTED} for _, why in self.blockers)
 
 
 class Site:
@@ -62,7 +62,7 @@ class Site:
     def settle(self) -> None:
         """Give the driver's figures a moment to follow."""
         if self.machine is not None and not self.node.has_simulated_machine:
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(unloading.SETTLE_SECONDS)
 
     def fit(self) -> Fit:
         """Whether it fits beside what is loaded."""
@@ -81,6 +81,19 @@ class Site:
         memory = sizing.memory_of(self.machine, self.residents, self.budget, self.spare)
         is_automatic = self.wish.layout.strategy is Strategy.AUTOMATIC and not self.wish.layout.strict_vram_limit
         return bool(memory.gpus) and is_automatic and lay_out(self.fit().size, memory, self.wish.layout).fits is True
+
+    @property
+    def is_silent_for_a_moment(self) -> bool:
+        """Its machine told what is free a short while ago, and does not now."""
+        reading = Reading.objects.filter(node=self.node).first() if self.machine is None else None
+        return reading is not None and reading.machine_json is not None and not reading.is_old
+
+    @property
+    def replaceable(self) -> tuple[str, ...]:
+        """Of these what nobody loaded by hand: what LM Studio would evict for another request, were it idle."""
+        passing = Instance.objects.of(self.node).filter(origin__in=[Origin.QUEUE, Origin.JUST_IN_TIME])
+        names = set(passing.values_list("identifier", flat=True))
+        return tuple(one for one in self.spare if one in names)
 
     @property
     def spare(self) -> tuple[str, ...]:
@@ -106,6 +119,11 @@ def load(node: Node, parameters: dict, telling: Telling) -> dict:
     carries most of the wish. 4. What do the GPUs hold now that they did not before? 5. Keep what was learned.
     """
     wish = wishes.read(node, parameters)
+    inventory.look(node)  # others load and unload too, and the last look may be a while ago
+    there = Instance.objects.of(node).filter(model=wish.model, state=Instance.State.LOADED).first()
+    if wish.is_for_queue and there is not None:
+        telling.line(f"{there} is loaded already.")
+        return {"model": wish.model.key, "instance": there.identifier}
     site = Site(wish)  # 1
     if wish.model.architecture is None:
         site.told = estimate(wish, site.machine)
@@ -127,8 +145,10 @@ def load(node: Node, parameters: dict, telling: Telling) -> dict:
 
 def _make_room(site: Site, telling: Telling) -> None:
     """Unload what must go. Raises NoRoom; a wish that is to be tried anyway is."""
-    for _ in range(TRIES):
+    for _ in range(TRIES + 1):
         gone = _chosen(site)
+        if telling.cancelled.is_set():
+            raise LoadCancelled
         if not gone:
             return
         telling.line(f"Makes room: {', '.join(gone)}.")
@@ -137,10 +157,10 @@ def _make_room(site: Site, telling: Telling) -> None:
                 _release(site.node, identifier)
         except unloading.StillBusy as busy:
             telling.line(busy.detail)
+        except ValueError as gone_already:
+            telling.line(str(gone_already))
         else:
             site.settle()
-            site.look()
-            return
         site.look()
     raise NoRoom("What was to make room for it was used again and again.", (("", Why.BUSY),))
 
@@ -154,8 +174,10 @@ def _chosen(site: Site) -> tuple[str, ...]:
     """
     planned = site.fit()
     is_measured = site.machine is not None and planned.size.weights is not None and planned.free_bytes is not None
+    if site.wish.is_for_queue and site.is_silent_for_a_moment:
+        raise NoRoom("Its machine does not tell what is free right now.", (("", Why.BUSY),))
     if not is_measured or (site.wish.is_for_queue and not settings.RUN_LANES_SIDE_BY_SIDE):
-        return site.spare if site.wish.is_for_queue else ()
+        return site.replaceable if site.wish.is_for_queue else ()
     decision = site.make_room()
     tight = decision if decision.is_possible else site.make_room(is_careful=False)
     if tight.is_possible:
@@ -200,7 +222,7 @@ def _measure(site: Site, planned: Fit, loaded: LoadedModel, telling: Telling) ->
     after = read(site.host)
     inventory.look(site.node)
     measured = sizing.taken(before, after)
-    _keep_instance(wish, loaded.instance, measured or sizing.expected(planned))
+    _keep_instance(site, loaded.instance, measured, planned)
     if after is not None:
         Reading.of(site.node).keep(after)
     if before is None or after is None:
@@ -219,9 +241,10 @@ def _measure(site: Site, planned: Fit, loaded: LoadedModel, telling: Telling) ->
     }
 
 
-def _keep_instance(wish: Wish, identifier: str, bytes_by_gpu: dict[int, int] | None) -> None:
-    now = timezone.now()
-    values = {"origin": wish.origin, "bytes_by_gpu": bytes_by_gpu, "is_measured": bytes_by_gpu is not None,
+def _keep_instance(site: Site, identifier: str, measured: dict[int, int] | None, planned: Fit) -> None:
+    wish, now = site.wish, timezone.now()
+    bytes_by_gpu = measured or (sizing.expected(planned) if site.machine is not None else None)
+    values = {"origin": wish.origin, "bytes_by_gpu": bytes_by_gpu, "is_measured": measured is not None,
               "loaded_at": now, "used_at": now, "context_length": wish.options.get("context_length")}  # fmt: skip
     instance, is_new = Instance.objects.get_or_create(model=wish.model, identifier=identifier, defaults=values)
     if not is_new:

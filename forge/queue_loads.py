@@ -10,6 +10,8 @@ from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.lmstudio_socket import LoadCancelled
 from fleet.models import Command, Node
 from fleet.models.command import LOAD
+from forge.eviction import Why
+from forge.loading import NoRoom
 from forge.wishes import FOR_QUEUE
 
 
@@ -48,7 +50,13 @@ class QueueLoad:
         command = self.command
         if isinstance(command.error, DaemonError):
             raise command.error
-        if command.state != Command.State.DONE and self.called_off.is_set():
+        if command.state == Command.State.DONE:
+            return
+        command.refresh_from_db()
+        if self.called_off.is_set() or command.cancel_wanted_at is not None:
             raise LoadCancelled
-        if command.state != Command.State.DONE:
-            raise DaemonError(Reason.LOAD_FAILED, command.problem)
+        if command.result.get("can_pass"):
+            raise NoRoom(command.result["detail"], (("", Why.BUSY),))
+        if "reason" in command.result:  # the worker ran it
+            raise DaemonError(Reason(command.result["reason"]), command.result["detail"])
+        raise DaemonError(Reason.LOAD_FAILED, command.problem)

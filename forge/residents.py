@@ -6,13 +6,15 @@ from collections.abc import Collection, Mapping
 from fleet.telemetry.readings import Gpu, Machine
 from forge import use
 from forge.eviction import Resident
-from forge.models import Instance, LoadProfile
+from forge.fit.room import RAM
+from forge.models import Instance, LoadProfile, Origin
 
 
 def of_nodes(node_ids: Collection[int], used: Mapping | None = None) -> dict[int, list[Resident]]:
-    """node id → its loaded copies; `used` as use.of() tells, where the caller has it already."""
-    rows = Instance.objects.filter(model__node__in=node_ids, model__gone_at=None).select_related("model")
-    instances = list(rows)
+    """node id → its loaded copies, but for those that lie on another device; `used` as use.of() tells, where the
+    caller has it already."""
+    rows = Instance.objects.filter(model__node__in=node_ids, model__gone_at=None).exclude(origin=Origin.LINK)
+    instances = list(rows.select_related("model"))
     pinned = set(LoadProfile.objects.filter(model__node__in=node_ids, is_pinned=True).values_list("pk", flat=True))
     used = use.of(node_ids) if used is None else used
     residents: dict[int, list[Resident]] = defaultdict(list)
@@ -48,6 +50,7 @@ def freed(residents: Collection[Resident], ids: Collection[str]) -> dict[int, in
     return dict(total)
 
 
-def held(residents: Collection[Resident]) -> int:
-    """Bytes that all of them hold, as far as known."""
-    return sum(sum((one.bytes_by_gpu or {}).values()) for one in residents)
+def held(residents: Collection[Resident], has_gpus: bool) -> int:
+    """Bytes that all of them hold on GPUs, or in the machine's memory where it has none, as far as known."""
+    parts = [pair for one in residents for pair in (one.bytes_by_gpu or {}).items()]
+    return sum(count for index, count in parts if (index != RAM) == has_gpus)

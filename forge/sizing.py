@@ -42,11 +42,12 @@ def memory_of(
     machine: Machine | None, held: Collection[Resident], budget_bytes: int | None, gone: Collection[str] = ()
 ) -> Memory:
     stay = [one for one in held if one.id not in gone]
+    has_gpus = bool(machine and machine.gpus)
     return Memory(
         gpus=machine.gpus if machine else (),
         ram_free_bytes=residents.free_ram(machine),
         freed_by_gpu=residents.freed(held, gone),
-        budget_left_bytes=None if budget_bytes is None else max(0, budget_bytes - residents.held(stay)),
+        budget_left_bytes=None if budget_bytes is None else max(0, budget_bytes - residents.held(stay, has_gpus)),
     )
 
 

@@ -1,5 +1,7 @@
 """Unloading a copy of a model, never one at work."""
 
+import time
+
 from django.utils import timezone
 
 from daemonpulse.models.event import writing
@@ -7,8 +9,10 @@ from fleet.daemons.errors import DaemonError, Reason
 from fleet.daemons.lmstudio_socket import SocketUnavailable
 from fleet.models import Node
 from fleet.telling import Telling
-from forge import inventory, use
+from forge import idle, inventory, states, use
 from forge.models import Instance
+
+SETTLE_SECONDS = 1.0  # after a load or an unload, until the driver's figures stand
 
 
 class StillBusy(DaemonError):
@@ -19,14 +23,28 @@ class StillBusy(DaemonError):
 
 
 def unload(node: Node, parameters: dict, telling: Telling) -> dict:
-    """The command "unload_model": {"instance": its identifier}. Raises DaemonError or ValueError."""
+    """The command "unload_model": {"instance": its identifier, "why"?}. Raises DaemonError or ValueError.
+
+    "why" is "idle" when nobody asked: then it is looked once more whether its time is over.
+    """
     found = Instance.objects.of(node).filter(identifier=parameters["instance"]).select_related("model__node")
     instance = found.first()
     if instance is None:
         raise ValueError(f"{parameters['instance']} is not loaded on {node} any more.")
+    if parameters.get("why") == idle.WHY and not _is_still_idle(instance):
+        telling.line(f"{instance} was used meanwhile, so it stays loaded.")
+        return {}
     release(instance)
     telling.line(f"{instance} is unloaded.")
+    if node.has_host and not node.has_simulated_machine:
+        time.sleep(SETTLE_SECONDS)
     return {"instance": instance.identifier, "model": instance.model.key}
+
+
+def _is_still_idle(instance: Instance) -> bool:
+    states.refresh(instance.model.node)
+    instance.refresh_from_db()
+    return idle.is_over(instance)
 
 
 def release(instance: Instance) -> None:
@@ -41,12 +59,20 @@ def release(instance: Instance) -> None:
         if _works_for_others(instance):  # 2
             instance.touch(timezone.now(), seen_busy=True)
             raise StillBusy(instance, "somebody else")
-        node.connect().unload(instance.identifier)  # 3
+        _unload(node, instance.identifier)  # 3
     except BaseException:
         instance.move(Instance.State.LOADED)
         raise
     inventory.look(node)  # 4
     Instance.objects.filter(pk=instance.pk, state=Instance.State.UNLOADING).delete()  # the look may have failed
+
+
+def _unload(node: Node, identifier: str) -> None:
+    try:
+        node.connect().unload(identifier)
+    except DaemonError as error:
+        if error.reason is not Reason.MODEL_NOT_FOUND:  # it is gone already: that is what was wished
+            raise
 
 
 def _choose(instance: Instance) -> None:

@@ -80,7 +80,7 @@ def read(node: Node, parameters: dict) -> Wish:
     return Wish(
         model=model,
         options=with_context(model, asked if parameters.get("is_whole") else saved.options | asked),
-        layout=layout_of(model, parameters.get("offload_ratio")),
+        layout=layout_of(model, parameters.get("offload_ratio"), bool(parameters.get("is_whole"))),
         idle_seconds=_idle_seconds(saved, parameters.get("ttl_seconds")),
         identifier=parameters.get("identifier") or "",
         origin=Origin.QUEUE if is_for_queue else Origin.PERSON,
@@ -101,10 +101,12 @@ def with_context(model: Model, options: dict) -> dict:
     return options | {"context_length": min(settings.DEFAULT_CONTEXT, model.context_length or settings.DEFAULT_CONTEXT)}
 
 
-def layout_of(model: Model, offload_ratio: float | None = None) -> Profile:
+def layout_of(model: Model, offload_ratio: float | None = None, is_whole: bool = False) -> Profile:
     """Over the node's GPUs, as saved; the part on them may be wished for this load alone."""
     layout = AllocationProfile.chosen(model.node, model.key)
-    return layout if offload_ratio is None else dataclasses.replace(layout, offload_ratio=offload_ratio)
+    return (
+        layout if offload_ratio is None and not is_whole else dataclasses.replace(layout, offload_ratio=offload_ratio)
+    )
 
 
 def _idle_seconds(saved: LoadProfile, asked: int | None) -> int | None:

@@ -155,8 +155,8 @@ class Execution:
         """A failure that may mean a dead node is checked at the node, before it counts as a try."""
         if isinstance(error, NoRoom) and error.can_pass:
             return News(self, is_postponed=True)
-        if self.is_stopping and isinstance(error, LoadCancelled):
-            return self._stopped()
+        if isinstance(error, LoadCancelled):  # by us, or by a person, which is not the prompt's fault
+            return self._stopped() if self.is_stopping else News(self, is_postponed=True)
         log.info(
             "attempt.failed prompt=%s number=%s reason=%s", self.attempt.prompt_id, self.attempt.number, error.reason
         )

@@ -44,7 +44,8 @@ LOOK_SECONDS = 0.5  # plans at least this often
 PLAN_PAUSE_SECONDS = 0.05  # and at most this often while streams run: open lanes go on without a plan
 STAY_OPEN_SECONDS = 2.0  # a lane that ran dry while nobody else waits needs no plan for its next prompt
 MAX_STREAMS = 64
-POSTPONED = timedelta(seconds=3)  # until a load that found no room is tried again
+POSTPONED = timedelta(seconds=3)  # until a load that found no room is tried again; longer with every attempt
+POSTPONED_MOST = timedelta(seconds=30)
 LOOK = None  # in the inbox: a state changed somewhere, look at the lanes
 
 
@@ -203,7 +204,9 @@ class LaneRunner:
         execution = self.executions.pop(news.execution.attempt.pk)
         attempt, prompt, rest = execution.attempt, execution.attempt.prompt, execution.output.rest()
         if news.error is None:
-            after = POSTPONED if news.is_postponed else timedelta()
+            after = min(POSTPONED * attempt.number, POSTPONED_MOST) if news.is_postponed else timedelta()
+            if news.is_postponed:
+                prompt.lane.was_not_served(attempt.started_at)
             prompt.release(attempt, Outcome.RELEASED, rest=rest, after=after)
         elif news.looked and news.looked.error and news.error.reason.may_mean_node_down:
             prompt.release(attempt, Outcome.RELEASED, news.error.reason, rest=rest)
@@ -259,7 +262,7 @@ class LaneRunner:
         count = min(start.count, MAX_STREAMS - len(self.executions))
         if count <= 0:
             return
-        for attempt in Prompt.claim(start.lane_id, node.pk, self.name, count):
+        for attempt in Prompt.claim(start.lane_id, node.pk, self.name, count, not start.loads):
             try:
                 request = chat_request(attempt.prompt)
             except Exception:  # such as a text that the key does not read

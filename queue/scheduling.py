@@ -25,10 +25,11 @@ def plan(lanes: list[LaneView], nodes: list[NodeView], now: float, max_wait: flo
     ready = [lane for lane in lanes if _may_start(lane, nodes, decided)]  # 1
     left = {lane.id: Counter(lane.waiting) for lane in ready}
     sites = [site_of(node) for node in nodes if node.is_online]
-    starving = [lane for lane in ready if now - lane.waiting_since >= max_wait and not _is_served(lane, sites)]
+    starved_at = {lane.id: _starved_at(lane, sites, now - max_wait) for lane in ready}
+    starving = [lane for lane in ready if starved_at[lane.id]]
     starving.sort(key=lambda lane: lane.waiting_since)
     for lane in starving:  # 2
-        if chances := [chance for site in sites if (chance := site.chance(lane))]:
+        if chances := [chance for site in starved_at[lane.id] if (chance := site.chance(lane))]:
             min(chances, key=lambda chance: chance.cost).take()
     for lane in ready:  # 3
         _serve(lane, sites, left[lane.id], decided)
@@ -55,9 +56,14 @@ def _may_start(lane: LaneView, nodes: list[NodeView], decided: Plan) -> bool:
     return False
 
 
-def _is_served(lane: LaneView, sites: list[Site]) -> bool:
-    """It has a free slot somewhere: nobody must stop for it."""
-    return any(site.offer(lane) for site in sites if lane.waiting_for(site.node.id))
+def _starved_at(lane: LaneView, sites: list[Site], since: float) -> list[Site]:
+    """Where others must stop for a lane that has waited since then: nowhere while it has a free slot somewhere, but for
+    prompts that are tied to a node which lacks their model."""
+    here = [site for site in sites if lane.waiting_for(site.node.id)]
+    if lane.waiting_since <= since and not any(site.offer(lane) for site in here):
+        return here
+    tied = [site for site in here if lane.pinned_since.get(site.node.id, since + 1) <= since]
+    return [site for site in tied if not site.offer(lane)]
 
 
 def _serve(lane: LaneView, sites: list[Site], left: Counter, decided: Plan) -> None:

@@ -85,7 +85,8 @@ class Site(ABC):
         """Start a load with a lane's first prompt, if that can be now."""
         model = self.node.models.get(lane.model)
         is_free = self.holder in (None, lane) and not self.arriving
-        if model is None or model.is_loaded is not False or not is_free or not self._has_place(lane):
+        is_away = model is not None and model.is_loaded is False and not model.is_leaving
+        if not is_away or not is_free or not self._has_place(lane):
             return None
         self.loads = lane.model
         self.begin(lane)
@@ -160,6 +161,15 @@ class SharedSite(Site):
     """A node whose memory is measured: models lie side by side, and only what must goes for another one."""
 
     leaving: frozenset[str] = frozenset()  # models that must go for the holder
+
+    def __post_init__(self):
+        """A load that has a turn keeps it until its model is there: what must go for it gets no more prompts."""
+        super().__post_init__()
+        for key in self.node.turns & self.node.memory.has_room.keys():
+            decision = make_room(
+                self.node.memory.has_room[key], self._residents(), may_take_wanted=True, may_drain=True
+            )
+            self.leaving |= self._models((*decision.evict, *decision.drain))
 
     def is_open(self, lane):
         return bool(self.node.models[lane.model].is_loaded) and lane.model not in self.leaving

@@ -12,10 +12,12 @@ ALIKE_SECONDS = 5.0  # lanes that wait about as long: the one with more to do go
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model on a node. `is_loaded` None: this kind of node does not tell, and needs no care from us."""
+    """A model on a node. `is_loaded` None: this kind of node does not tell, and needs no care from us. `is_leaving`: a
+    copy of it is being unloaded."""
 
     is_loaded: bool | None
     slots: int | None
+    is_leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,14 @@ class MemoryView:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """A node. `models` by key; `running` counts our prompts there by model key; `loading` are models on their way into
-    memory. `memory` None: it cannot be measured."""
+    memory, `turns` those of them for which what others wait for goes. `memory` None: it cannot be measured."""
 
     id: int
     is_online: bool
     models: dict[str, ModelView]
     running: dict[str, int] = field(default_factory=dict)
     loading: frozenset[str] = frozenset()
+    turns: frozenset[str] = frozenset()
     memory: MemoryView | None = None
 
 
@@ -46,6 +49,7 @@ class LaneView:
     """A lane with due prompts. `waiting` counts them by the node they are pinned to (None = any).
 
     `waiting_since`: when its first due prompt came or the lane was last served, whichever is later (seconds).
+    `pinned_since`: by node, when the first that is due there and nowhere else came.
     """
 
     id: int
@@ -55,6 +59,7 @@ class LaneView:
     top_priority: int = 0
     is_paused: bool = False
     limit: int | None = None
+    pinned_since: dict[int, float] = field(default_factory=dict)
 
     def waiting_for(self, node_id: int) -> int:
         return self.waiting.get(None, 0) + self.waiting.get(node_id, 0)

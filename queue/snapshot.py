@@ -29,7 +29,7 @@ def nodes(waiting: list[LaneView]) -> list[NodeView]:
     for node_id, state, pk, key, loaded, slots in rows:
         online[node_id] = state in ANSWERING
         stays = None if loaded is None else len(loaded) > leaving.get(pk, 0)
-        models[node_id][key] = ModelView(stays, slots)
+        models[node_id][key] = ModelView(stays, slots, pk in leaving)
     running: dict[int, dict[str, int]] = defaultdict(dict)
     sending = Prompt.objects.filter(state=State.SENDING).order_by().values_list("node_id", "lane__model")
     for node_id, model, count in sending.annotate(count=Count("pk")):
@@ -50,13 +50,18 @@ def _missing(node: NodeView, waiting: list[LaneView]) -> set[str]:
     if not node.is_online:
         return set()
     wanted = {lane.model for lane in waiting if not lane.is_paused and lane.waiting_for(node.id)}
+    wanted |= {key for key, count in node.running.items() if count}  # one of them may be on its way into memory
     return {key for key in wanted if key in node.models and node.models[key].is_loaded is False}
 
 
 def _with_memory(seen: list[NodeView], lacking: dict[int, set[str]], waiting: list[LaneView]) -> list[NodeView]:
     loading: dict[int, set[str]] = defaultdict(set)
-    for command in Command.objects.open().filter(action=LOAD, node__in=lacking):
-        loading[command.node_id].add(str(command.parameters.get("model")))
+    turns: dict[int, set[str]] = defaultdict(set)
+    for command in Command.objects.open().filter(action=LOAD, node__in=lacking).only("node_id", "parameters"):
+        model = str(command.parameters.get("model"))
+        loading[command.node_id].add(model)
+        if command.parameters.get("may_take_wanted"):
+            turns[command.node_id].add(model)
     used = {
         (node.id, key): Use(node.running.get(key, 0), sum(lane.waiting_for(node.id) for lane in waiting
                                                           if lane.model == key and not lane.is_paused))
@@ -65,7 +70,7 @@ def _with_memory(seen: list[NodeView], lacking: dict[int, set[str]], waiting: li
     known = memories.of_nodes(lacking, used)
     return [
         NodeView(node.id, node.is_online, node.models, node.running, frozenset(loading[node.id]),
-                 _view(known.get(node.id)))
+                 frozenset(turns[node.id]), _view(known.get(node.id)))
         for node in seen
     ]  # fmt: skip
 
@@ -94,6 +99,7 @@ def _lane(lane_id: int, rows: list[dict]) -> LaneView:
         top_priority=max(row["top"] for row in rows),
         is_paused=rows[0]["lane__is_paused"],
         limit=rows[0]["lane__limit"],
+        pinned_since={row["node_pin_id"]: row["oldest"].timestamp() for row in rows if row["node_pin_id"]},
     )
 
 

@@ -47,6 +47,7 @@ class Watch:
         self.downloader.step()
         if time.monotonic() - self.idle_at > IDLE_SECONDS:
             self.idle_at = time.monotonic()
+            Instance.rescue()
             idle.step()
         if not Runner.row().is_alive and is_awaited and make_plan().starts:
             Runner.call()
@@ -68,7 +69,6 @@ def tidy() -> None:
     transient.delete()
     Event.objects.filter(at__lt=now - KEEP_EVENTS).delete()
     Sample.thin()
-    Instance.rescue()
     Command.forget_old()
     SignInLink.objects.filter(expires_at__lt=now - KEEP_EVENTS).delete()
     call_command("clearsessions")

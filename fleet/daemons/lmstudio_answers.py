@@ -20,6 +20,8 @@ MAX_ITEMS = 64
 MAX_SLOTS = 1023  # contract §6
 MAX_CONTEXT = 2**31 - 1
 MOST = 2**62
+MOST_IDLE_SECONDS = 366 * 86400.0  # longer is as good as never
+LAST_MOMENT = 32_503_680_000_000  # unix milliseconds: the year 3000, far inside what a date can hold
 MILLISECONDS = 1000  # in a second
 
 
@@ -75,8 +77,8 @@ def instance_state(row: dict, is_embedding: bool, now: Processing) -> InstanceSt
         model=text(row.get("modelKey"), MAX_KEY),
         is_embedding=is_embedding,
         context_length=_count(row.get("contextLength"), MAX_CONTEXT),
-        ttl_seconds=None if ttl is None else ttl / MILLISECONDS,
-        last_used_at=None if used is None else used / MILLISECONDS,
+        ttl_seconds=None if ttl is None else min(ttl / MILLISECONDS, MOST_IDLE_SECONDS),
+        last_used_at=None if used is None or used > LAST_MOMENT else used / MILLISECONDS,
         status=now.status,
         queued=now.queued,
         device=text(row.get("deviceIdentifier"), MAX_KEY),

@@ -23,5 +23,10 @@ class Migration(migrations.Migration):
             name="is_demo",
             field=models.BooleanField(default=False, editable=False),
         ),
+        migrations.AddField(
+            model_name="node",
+            name="models_asked_at",
+            field=models.DateTimeField(editable=False, null=True),
+        ),
         migrations.RunPython(mark_demo, migrations.RunPython.noop),
     ]

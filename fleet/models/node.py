@@ -69,6 +69,7 @@ class Node(models.Model):
     checked_at = models.DateTimeField(null=True, editable=False)
     last_seen_at = models.DateTimeField(null=True, editable=False)
     watched_until = models.DateTimeField(null=True, editable=False)  # a page that shows it keeps pushing this
+    models_asked_at = models.DateTimeField(null=True, editable=False)  # its last answer's time of asking
     look_wanted_at = models.DateTimeField(null=True, editable=False)  # somebody wants to know now
 
     objects = NodeQuerySet.as_manager()

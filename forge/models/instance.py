@@ -3,13 +3,15 @@
 from datetime import timedelta
 
 from django.db import models
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from daemonpulse.models.event import record, writing
+from fleet.models import Command, Node
 from forge.eviction import Resident
 from forge.models.model import Model
 
-UNLOAD_LEASE = timedelta(minutes=2)  # an unload that takes longer was left by a worker that died
+UNLOAD_LEASE = timedelta(seconds=5)  # after that an unload without a command was left by a worker that died
 SEEN_BUSY_LASTS = timedelta(seconds=10)  # somebody else's work, seen at the daemon a moment ago
 
 
@@ -41,8 +43,8 @@ class InstanceQuerySet(models.QuerySet):
         return self.filter(model__node=node)
 
     def due(self):
-        """Those whose idle time seems to be over."""
-        return self.filter(unload_at__lte=timezone.now(), state=State.LOADED)
+        """Those whose idle time seems to be over, on nodes that can be told."""
+        return self.filter(unload_at__lte=timezone.now(), state=State.LOADED, model__node__in=Node.objects.online())
 
 
 class Instance(models.Model):
@@ -146,6 +148,8 @@ class Instance(models.Model):
 
     @classmethod
     def rescue(cls) -> int:
-        """Give back what a worker that died had chosen to unload; returns how many."""
-        left = cls.objects.filter(state=State.UNLOADING, state_since__lt=timezone.now() - UNLOAD_LEASE)
-        return sum(instance.move(State.LOADED) for instance in left.select_related("model"))
+        """Give back what a worker that died had chosen to unload: no command runs on its node; returns how many."""
+        chosen = cls.objects.filter(state=State.UNLOADING, state_since__lt=timezone.now() - UNLOAD_LEASE)
+        working = Command.objects.filter(node=OuterRef("model__node"), state=Command.State.RUNNING)
+        left = chosen.filter(~Exists(working)).select_related("model")
+        return sum(instance.move(State.LOADED) for instance in left)

@@ -64,6 +64,10 @@ class Lane(models.Model):
                 record("lane.paused" if is_paused else "lane.resumed", self.pk)
         self.is_paused = is_paused
 
+    def was_not_served(self, at) -> None:
+        """What was claimed then found no room: it has waited all the time."""
+        Lane.objects.filter(pk=self.pk, served_at=at).update(served_at=self.served_at)
+
     def measure(self, durations: list[timedelta]) -> None:
         """Take the durations of prompts that finished into the mean."""
         mean = self.mean_seconds

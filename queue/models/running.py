@@ -11,7 +11,7 @@ from django.utils import timezone
 from daemonpulse.models.event import Event, record_many, writing
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node
-from forge.models import Instance
+from forge.models import Instance, Model
 
 from .. import retry
 from ..states import EVENT_KINDS, MOVES, Outcome, State
@@ -78,10 +78,11 @@ class Running:
         return Event(kind=EVENT_KINDS[state], subject=str(self.pk), owner_id=self.owner_id, data=data)
 
     @classmethod
-    def claim(cls, lane_id: int, node_id: int, runner: str, count: int = 1) -> list[Attempt]:
+    def claim(cls, lane_id: int, node_id: int, runner: str, count: int = 1, is_loaded: bool = False) -> list[Attempt]:
         """Claim the first due prompts of a lane for a node: queued → sending, attempt + 1, with a lease.
 
-        Fewer than `count` when fewer are due, others are pinned to other nodes, or the lane is paused.
+        Fewer than `count` when fewer are due, others are pinned to other nodes, or the lane is paused. `is_loaded`:
+        none, if the model is not loaded there any more: it would be loaded just in time.
         """
         now = timezone.now()
         with writing():
@@ -91,12 +92,15 @@ class Running:
             if transaction.get_connection().features.has_select_for_update_skip_locked:
                 due = due.select_for_update(skip_locked=True, of=("self",))
             # The plan may be old: the node removed or disabled since, the model chosen to be unloaded.
+            lane_model = Lane.objects.filter(pk=lane_id).values("model")
             leaving = Instance.objects.filter(
                 state=Instance.State.UNLOADING,
                 model__node=OuterRef("pk"),
-                model__key__in=Lane.objects.filter(pk=lane_id).values("model"),
+                model__key__in=lane_model,
             )
-            if not Node.objects.enabled().filter(~Exists(leaving), pk=node_id).exists():
+            away = Model.objects.filter(node=OuterRef("pk"), loaded=[], key__in=lane_model)
+            can_serve = ~Exists(leaving) & ~Exists(away) if is_loaded else ~Exists(leaving)
+            if not Node.objects.enabled().filter(can_serve, pk=node_id).exists():
                 return []
             cleared = {"reason": "", "detail": "", "finished_at": None}
             prompts = list(due.select_related("lane")[:count])
@@ -107,6 +111,7 @@ class Running:
             )
             if moved and (moved[0].lane.served_at is None or now - moved[0].lane.served_at > SERVED_RESOLUTION):
                 Lane.objects.filter(pk=lane_id).update(served_at=now)
+                Instance.objects.filter(model__node=node_id, model__key__in=lane_model).update(used_at=now)
             return Attempt.objects.bulk_create(
                 Attempt(prompt=prompt, number=prompt.attempt_number, node_id=node_id, runner=runner, started_at=now,
                         leased_until=now + LEASE)

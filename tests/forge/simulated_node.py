@@ -27,7 +27,7 @@ def small():
 @pytest.fixture
 def box(small, monkeypatch):
     small.reset()
-    monkeypatch.setattr(loading, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr("forge.unloading.SETTLE_SECONDS", 0)
     node = Node.objects.create(name="box", base_url=small.url, is_simulated=True, state="online")
     look(node)
     fill(node)

@@ -54,7 +54,7 @@ def cards(simulator, monkeypatch):
     simulator.reset()
     made = Cards(simulator)
     monkeypatch.setattr(loading, "host_of", lambda node: made)
-    monkeypatch.setattr(loading, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr("forge.unloading.SETTLE_SECONDS", 0)
     return made
 
 
@@ -174,7 +174,7 @@ def small():
 @pytest.fixture
 def box(small, monkeypatch):
     small.reset()
-    monkeypatch.setattr(loading, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr("forge.unloading.SETTLE_SECONDS", 0)
     node = Node.objects.create(name="box", base_url=small.url, is_simulated=True, state="online")
     look(node)
     files.fill(node)

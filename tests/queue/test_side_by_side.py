@@ -39,7 +39,7 @@ def box(
 
     models = {key: ModelView(key in loaded, slots) for key in NAMES.values()}
     memory = MemoryView(tuple(held), {key: has_room(key) for key in NAMES.values()}, free)
-    return NodeView(number, True, models, running, frozenset(loading), memory)
+    return NodeView(number, True, models, running, frozenset(loading), memory=memory)
 
 
 def decide(lanes, nodes) -> Plan:

@@ -89,6 +89,8 @@ def model_load(request, pk):
         return _page(request, model, form=form)
     if (model.node_id, model.key) in loads_under_way([model.node_id]):
         messages.info(request, "It is being loaded already.")
+    elif model.is_loaded and not {"again", "anyway"} & set(request.POST):  # the page was from before
+        messages.info(request, "It is loaded already. “Load another copy” makes a second one.")
     else:
         anyway = {"anyway": True} if "anyway" in request.POST else {}
         Command.ask(model.node, LOAD, request.user, **form.whole, **anyway)

@@ -5,7 +5,7 @@ import pytest
 from fleet import operations
 from fleet.models import Command, Node
 from fleet.models.command import LOAD
-from forge import files, loading
+from forge import files
 from forge.inventory import look
 from forge.models import Model
 from tests.fleet.simulator_fixture import SimulatorProcess

@@ -77,6 +77,15 @@ def test_it_has_a_model_loaded_as_wished(keeper, bob, otter):  # noqa: F811
     assert Command.objects.get().user == bob
 
 
+def test_it_asks_before_it_makes_a_second_copy(alice_client, otter):  # noqa: F811
+    Model.objects.filter(pk=otter.pk).update(loaded=["otter"])
+    answer = alice_client.post(f"/models/{otter.pk}/loads/", {"context_length": "4096"}, follow=True)
+    assert asked() == []
+    assert "It is loaded already" in answer.text
+    alice_client.post(f"/models/{otter.pk}/loads/", {"context_length": "4096", "again": "1"})
+    assert len(asked()) == 1
+
+
 def test_it_wishes_nothing_that_was_left_empty_and_asks_once(keeper, otter):  # noqa: F811
     keeper.post(f"/models/{otter.pk}/loads/", {"ttl_minutes": "0", "anyway": "1"})
     keeper.post(f"/models/{otter.pk}/loads/", {})

@@ -1,5 +1,7 @@
 """The scheduling policy on nodes whose memory is measured: lanes side by side, and the fewest idle models go."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -180,3 +182,31 @@ def test_it_never_overdoes_it_and_always_says_why(situation):
             assert not arriving and not node.loading
     started = {start.lane_id for start in decided.starts}
     assert all(view.id in started or view.id in decided.why for view in lanes)
+
+
+def test_a_load_keeps_its_turn_until_its_model_is_there():
+    full = box(loaded=["otter", "heron"], running={"ibis": 1}, wanted=["otter", "heron"], used={"otter": 5, "heron": 9})
+    turn = replace(full, turns=frozenset({"ibis"}), loading=frozenset({"ibis"}))
+
+    decided = decide([lane(OTTER, 9), lane(HERON, 9)], [turn])
+
+    assert starts(decided) == {(HERON, 1, 2, False)}, "the one that must go gets nothing new"
+
+
+def test_what_is_tied_to_a_node_is_not_forgotten_while_its_lane_is_served_elsewhere():
+    busy = box(1, loaded=["heron", "ibis"], running={"heron": 1, "ibis": 1}, wanted=["heron", "ibis"])
+    tied = lane(OTTER, {1: 1, None: 5}, pinned_since={1: NOW - STARVING})
+
+    decided = decide([tied, lane(HERON, 9), lane(IBIS, 9)], [busy, box(2, loaded=["otter"])])
+
+    assert (OTTER, 2, 2, False) in starts(decided)
+    assert {start.lane_id for start in decided.starts if start.node_id == 1} in ({HERON}, {IBIS}), "one of them stops"
+
+
+def test_a_model_that_is_being_unloaded_holds_up_no_other():
+    node = box()
+    models = node.models | {"otter": ModelView(False, 2, is_leaving=True)}
+
+    decided = decide([lane(OTTER, 9), lane(HERON)], [replace(node, models=models)])
+
+    assert starts(decided) == {(HERON, 1, 1, True)}

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+SERVING = ("up", "web", "worker", "agent")
 LIGHT = {
     "up": "daemonpulse.supervisor:main",
     "simulate": "fleet.simulator.cli:main",
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[:1] != ["agent"] and (data_dir := _take_option(arguments, "--data-dir")):
         os.environ[paths.ENVIRONMENT_VARIABLE] = str(Path(data_dir).expanduser().resolve())
     command = arguments[0] if arguments else "help"
+    if command not in SERVING:  # a person reads what it says
+        os.environ.setdefault("DAEMONPULSE_LOG_LEVEL", "WARNING")
     if light := LIGHT.get(command.replace("_", "-")):
         module, _, function = light.partition(":")
         return getattr(import_module(module), function)(arguments[1:])

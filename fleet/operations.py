@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from fleet.agent.client import ActionFailed
-from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason
 from fleet.hosts import explain, host_of
 from fleet.lms.actions import Action
 from fleet.lms.cli import LmsError
@@ -45,6 +45,8 @@ def run(
             command.error, problem = error, f"{error} {error.advice}".strip()
         except ActionFailed as error:
             command.error, problem = error, explain(error, command.node)
+        except LoadCancelled as error:
+            command.error, problem = error, error.detail
         except DaemonError as error:
             is_of_daemon = command.action in {LOAD, UNLOAD}
             command.error, problem = error, error.reason.explanation if is_of_daemon else explain(error, command.node)

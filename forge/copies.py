@@ -62,10 +62,11 @@ def _create(models: Mapping[str, Model], new: dict[tuple[str, str], InstanceConf
 
 
 def _left_behind(node_id: int) -> dict[str, Command]:
-    """By model, loads whose worker died, and which their daemon may have brought to an end by itself."""
+    """By model, our loads that run, and those whose worker died: their daemon brings them to an end by itself."""
     since = timezone.now() - LEFT
-    lost = Command.objects.filter(node=node_id, action=LOAD, state=Command.State.INTERRUPTED, started_at__gt=since)
-    return {command.parameters["model"]: command for command in lost.order_by("asked_at")}
+    states = [Command.State.RUNNING, Command.State.INTERRUPTED]
+    ours = Command.objects.filter(node=node_id, action=LOAD, state__in=states, started_at__gt=since)
+    return {command.parameters["model"]: command for command in ours.order_by("asked_at")}
 
 
 def _take_over(row: Instance, config: InstanceConfig) -> bool:

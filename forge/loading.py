@@ -9,8 +9,7 @@ from django.utils import timezone
 
 from fleet.allocation.placement import growth, verdict
 from fleet.allocation.profile import Strategy
-from fleet.daemons.errors import DaemonError, Reason
-from fleet.daemons.lmstudio_socket import LoadCancelled
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason
 from fleet.daemons.types import LoadedModel
 from fleet.hosts import Host, host_of
 from fleet.models import Node, Reading
@@ -72,7 +71,8 @@ class Site:
     def make_room(self, is_careful: bool = True) -> Decision:
         """What must go first. Not careful: so that it fits, if tightly."""
         fits = sizing.has_room(self.fit().size, self.wish.layout, self.machine, self.residents, self.budget, is_careful)
-        return eviction.make_room(fits, self.residents, may_take_wanted=self.wish.may_take_wanted)
+        others = residents.others(self.residents, self.wish.model.key)
+        return eviction.make_room(fits, others, may_take_wanted=self.wish.may_take_wanted)
 
     def may_spill(self, decision: Decision) -> bool:
         """Too large for the GPUs even when they are empty, but not for them and the machine's memory together."""
@@ -98,7 +98,8 @@ class Site:
     @property
     def spare(self) -> tuple[str, ...]:
         """All that could go: neither at work nor pinned nor, for the queue, waited for."""
-        may = [one for one in self.residents if not (one.is_busy or one.is_pinned)]
+        others = residents.others(self.residents, self.wish.model.key)
+        may = [one for one in others if not (one.is_busy or one.is_pinned)]
         return tuple(one.id for one in may if self.wish.may_take_wanted or not one.is_wanted)
 
 

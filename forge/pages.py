@@ -98,7 +98,7 @@ def stamp(machine: Machine | None, copies, policy: NodePolicy | None) -> str:
 
 def fit_context(model: Model, parameters: dict) -> dict:
     """Would it fit? From what was measured last; nothing is asked of the node."""
-    seen = preview(read(model.node, parameters))
+    seen = preview(read(model.node, parameters), believes_old=False)
     fit = seen.fit_after
     gone = seen.decision.evict if seen.decision and seen.decision.is_possible else ()
     return {

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from daemonpulse.models.event import writing
 from fleet.models import Command
 from fleet.models.command import LOAD, UNLOAD
 from forge import use
@@ -62,6 +63,19 @@ def places(models: Iterable[Model]) -> list[Place]:
         for model in models
         for command in [loading.get((model.node_id, model.key))]
     ]
+
+
+def ask_for_load(model: Model, parameters: dict, user, is_again: bool) -> tuple[Command | None, str]:
+    """Have a model loaded; or None and why not: it is being loaded, or is loaded and no other copy is wished.
+
+    Looked up and asked for in one transaction: of two presses only one is a load.
+    """
+    with writing():
+        if (model.node_id, model.key) in loads_under_way([model.node_id]):
+            return None, "It is being loaded already."
+        if not is_again and Instance.objects.filter(model=model).exists():
+            return None, "It is loaded already. “Load another copy” makes a second one."
+        return Command.ask(model.node, LOAD, user, **parameters), ""
 
 
 def loads_under_way(node_ids: Collection[int]) -> dict[tuple[int, str], Command]:

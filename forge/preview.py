@@ -9,6 +9,7 @@ from forge.backends import backend_of
 from forge.eviction import Decision, Resident
 from forge.fit.learning import Learned
 from forge.fit.verdict import Fit, fit
+from forge.fit.words import about_largest
 from forge.models import NodePolicy
 from forge.wishes import Wish
 
@@ -28,11 +29,11 @@ class Preview:
     residents: list[Resident]
 
 
-def preview(wish: Wish) -> Preview:
-    """Seven queries, a few milliseconds."""
+def preview(wish: Wish, believes_old: bool = True) -> Preview:
+    """A fixed number of queries, a few milliseconds. `believes_old`: of a node that does not answer, what it had last."""
     node = wish.node
     reading = Reading.objects.filter(node=node).first()
-    machine = reading.machine if reading and node.has_host else None
+    machine = reading.machine if reading and node.has_host and (node.is_online or believes_old) else None
     held = residents.of_nodes([node.pk])[node.pk]
     budget = NodePolicy.budget(node)
     backend = backend_of(machine, node.has_simulated_machine)
@@ -49,11 +50,19 @@ def preview(wish: Wish) -> Preview:
     decision = careful if careful.is_possible else _decide(wish, now, machine, held, budget, is_careful=False)
     after = judged(decision.evict) if decision.is_possible and decision.evict else now
     if not decision.is_possible:  # what a shorter context could still have
-        spare = tuple(one.id for one in held if not (one.is_busy or one.is_pinned))
-        after = dataclasses.replace(after, largest_context=judged(spare).largest_context)
+        others = residents.others(held, wish.model.key)
+        spare = judged(tuple(one.id for one in others if not (one.is_busy or one.is_pinned)))
+        after = with_largest(after, spare.largest_context)
     return Preview(wish, now, decision, after, learned, reading, held)
+
+
+def with_largest(planned: Fit, tokens: int | None) -> Fit:
+    """The same fit, with another largest context in its figure and in its sentence."""
+    said = set(about_largest(planned.largest_context))
+    sentences = [sentence for sentence in planned.sentences if sentence not in said]
+    return dataclasses.replace(planned, largest_context=tokens, sentences=(*sentences, *about_largest(tokens)))
 
 
 def _decide(wish: Wish, planned: Fit, machine, held, budget, *, is_careful: bool) -> Decision:
     has_room = sizing.has_room(planned.size, wish.layout, machine, held, budget, is_careful)
-    return eviction.make_room(has_room, held, may_take_wanted=wish.may_take_wanted)
+    return eviction.make_room(has_room, residents.others(held, wish.model.key), may_take_wanted=wish.may_take_wanted)

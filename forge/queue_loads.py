@@ -6,8 +6,7 @@ from collections.abc import Callable
 from django.db import connections
 
 from fleet import operations
-from fleet.daemons.errors import DaemonError, Reason
-from fleet.daemons.lmstudio_socket import LoadCancelled
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason
 from fleet.models import Command, Node
 from fleet.models.command import LOAD
 from forge.eviction import Why

@@ -29,6 +29,11 @@ def of_nodes(node_ids: Collection[int], used: Mapping | None = None) -> dict[int
     return residents
 
 
+def others(held: Collection[Resident], key: str) -> list[Resident]:
+    """Those that may make room for a model: never its own copies."""
+    return [one for one in held if one.model != key]
+
+
 def free_by_gpu(gpus: Collection[Gpu]) -> dict[int, int]:
     """Free bytes of each GPU; one whose memory is not known has none to give."""
     return {gpu.index: gpu.memory_free_bytes or 0 for gpu in gpus}

@@ -8,6 +8,7 @@ from daemonpulse.models.event import record, writing
 from fleet.daemons.errors import DaemonError
 from fleet.daemons.types import InstanceState
 from fleet.models import Kind, Node
+from forge import use
 from forge.models import Instance, Origin
 
 FINENESS = timedelta(seconds=1)  # a time of use that moved by less is not worth a write
@@ -24,21 +25,23 @@ def refresh(node: Node) -> None:
     except DaemonError:
         return  # the list of models tells what is loaded all the same
     with writing():
+        ours = {key for (_, key), its_use in use.of([node.pk]).items() if its_use.is_working}
         rows = Instance.objects.of(node).select_related("model")
         changed = {row.model.key for row in rows if (state := told.get((row.model.key, row.identifier)))
-                   and take_over(row, state)}  # fmt: skip
+                   and take_over(row, state, row.model.key in ours)}  # fmt: skip
         if changed:
             record("model.changed", node.pk, keys=sorted(changed))
 
 
-def take_over(row: Instance, state: InstanceState) -> bool:
-    """Keep what a daemon tells of one copy; True when something changed."""
+def take_over(row: Instance, state: InstanceState, is_ours: bool = False) -> bool:
+    """Keep what a daemon tells of one copy; True when something changed. `is_ours`: our prompts run on its model, so
+    that it works says nothing of others."""
     now = timezone.now()
     values = {"told_ttl_seconds": None if state.ttl_seconds is None else round(state.ttl_seconds)}
     values["context_length"] = row.context_length or state.context_length
     if not row.is_ours:
         values["origin"] = _origin(state)
-    if state.is_busy:
+    if state.is_busy and not is_ours:
         values["busy_seen_at"] = now
     last = datetime.fromtimestamp(state.last_used_at, UTC) if state.last_used_at else None
     used_at = now if state.is_busy else last

@@ -5,8 +5,7 @@ import time
 from django.utils import timezone
 
 from daemonpulse.models.event import writing
-from fleet.daemons.errors import DaemonError, Reason
-from fleet.daemons.lmstudio_socket import SocketUnavailable
+from fleet.daemons.errors import DaemonError, Reason, SocketUnavailable
 from fleet.models import Node
 from fleet.telling import Telling
 from forge import idle, inventory, states, use

@@ -8,10 +8,10 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from fleet.models import Command, Kind, Node
 from fleet.models.command import LOAD, UNLOAD
-from forge import pages, staying
+from forge import pages, places, staying
 from forge.forms import BudgetForm, LoadForm, StayForm
 from forge.models import Instance, Model, NodePolicy
-from forge.places import copies_of, loads_under_way
+from forge.places import copies_of
 
 SECTION = {"section": "model_list", "tab": "models"}
 change_node = permission_required("fleet.change_node", raise_exception=True)
@@ -87,13 +87,11 @@ def model_load(request, pk):
         return _form_answer(request, model, form, 422)
     if "check" in request.POST:
         return _page(request, model, form=form)
-    if (model.node_id, model.key) in loads_under_way([model.node_id]):
-        messages.info(request, "It is being loaded already.")
-    elif model.is_loaded and not {"again", "anyway"} & set(request.POST):  # the page was from before
-        messages.info(request, "It is loaded already. “Load another copy” makes a second one.")
-    else:
-        anyway = {"anyway": True} if "anyway" in request.POST else {}
-        Command.ask(model.node, LOAD, request.user, **form.whole, **anyway)
+    anyway = {"anyway": True} if "anyway" in request.POST else {}
+    is_again = bool({"again", "anyway"} & set(request.POST))
+    _, refusal = places.ask_for_load(model, form.whole | anyway, request.user, is_again)
+    if refusal:
+        messages.info(request, refusal)
     return _form_answer(request, model, form)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
-from fleet.daemons.errors import DaemonError, Reason
-from fleet.daemons.lmstudio_socket import LoadCancelled
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason
 from fleet.daemons.types import ChatRequest, Finished, Progress
 from fleet.models import Node
 from forge import inventory

@@ -11,5 +11,5 @@ from .models import Prompt
 @receiver(pre_delete, sender=Node)
 def cancel_pinned(sender, instance: Node, **kwargs) -> None:
     """Its owner may have pinned it for a reason, such as where its text may go: better not at all than elsewhere."""
-    for prompt in Prompt.objects.queued().filter(node_pin=instance).without_texts():
+    for prompt in Prompt.objects.open().filter(node_pin=instance).without_texts():
         prompt.cancel()

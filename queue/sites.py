@@ -223,7 +223,7 @@ class SharedSite(Site):
         pinned = [model for model, why in blockers if why is Blocker.PINNED]
         if pinned and len(pinned) == len(blockers):
             return Why.PINNED, pinned[0]
-        others = [model for model, _ in blockers] or [*self.at_work, *self.started]
+        others = [model for model, why in blockers if why is not Blocker.PINNED] or [*self.at_work, *self.started]
         return Why.WAITS_FOR_SWAP, next((model for model in others if model != lane.model), "")
 
 

@@ -80,6 +80,19 @@ class DaemonError(Exception):
 
 
 MAX_DETAIL = 2000
+
+
+class SocketUnavailable(DaemonError):
+    """LM Studio's socket, or a call of it, cannot be had. Nothing has begun: another channel may be tried."""
+
+
+class LoadCancelled(DaemonError):
+    """A load was called off from here."""
+
+    def __init__(self):
+        super().__init__(Reason.LOAD_FAILED, "Nothing was loaded.")
+
+
 MEMORY_WORDS = ("memory", "vram", "guardrail", "insufficient", "resources")
 # Not just the word: a model can also be "unloaded", or "evicted by the load of another one".
 FAILED_LOAD = re.compile(

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from fleet.allocation.channels import Channel, carried, choose
 from fleet.daemons.base import ChatStream, Daemon, json_object
-from fleet.daemons.errors import DaemonError, Reason, from_answer
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason, SocketUnavailable, from_answer
 from fleet.daemons.http import Stream
 from fleet.daemons.lmstudio_answers import MAX_KEY, download, model_info, text
 from fleet.daemons.types import (
@@ -94,8 +94,6 @@ class LMStudio(Daemon):
 
         Where progress or a cancel is wished the socket comes first, because it alone can do either (contract §2.2).
         """
-        from fleet.daemons.lmstudio_socket import LoadCancelled, SocketUnavailable  # see `socket`
-
         more = {"gpu_indices": request.gpu_indices, "is_embedding": request.is_embedding}
         is_followed = on_progress is not None or cancelled is not None
         best = choose((Channel.SOCKET, Channel.REST), request.profile, request.options, **more)

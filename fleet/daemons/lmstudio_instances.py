@@ -1,9 +1,9 @@
 """What LM Studio's loaded copies do right now, asked over its WebSocket: REST does not tell (contract §2.1, §10)."""
 
-from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.errors import DaemonError, Reason, SocketUnavailable
 from fleet.daemons.lmstudio_answers import instance_state
 from fleet.daemons.lmstudio_answers import processing as read_processing
-from fleet.daemons.lmstudio_socket import Line, LMStudioSocket, SocketUnavailable
+from fleet.daemons.lmstudio_socket import Line, LMStudioSocket
 from fleet.daemons.types import InstanceState, Processing
 
 

@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from fleet.allocation.channels import Channel, carried
 from fleet.daemons import http
-from fleet.daemons.errors import DaemonError, Reason, from_answer, words_of
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason, SocketUnavailable, from_answer, words_of
 from fleet.daemons.lmstudio_answers import MAX_KEY, text
 from fleet.daemons.types import LOAD_SECONDS, LoadedModel, LoadRequest
 
@@ -50,17 +50,6 @@ ESTIMATE = {
     "contextBytes": "context_bytes",
     "totalBytes": "total_bytes",
 }
-
-
-class SocketUnavailable(DaemonError):
-    """The socket, or the call, cannot be had there. Nothing has begun: another channel may be tried."""
-
-
-class LoadCancelled(DaemonError):
-    """The load was called off by us."""
-
-    def __init__(self):
-        super().__init__(Reason.LOAD_FAILED, "the load was called off")
 
 
 class LMStudioSocket:

@@ -66,7 +66,7 @@ class Downloader:
         rows = list(Download.objects.open().select_related("node").order_by("asked_at", "pk"))
         pks = {row.pk for row in rows}
         self.asked_at = {pk: at for pk, at in self.asked_at.items() if pk in pks}
-        under_way = Counter(row.node_id for row in rows if row.state in UNDER_WAY)
+        under_way = Counter(row.node_id for row in rows if row.state in UNDER_WAY and not row.is_stalled)
         for row in rows:
             if row.pk in self.handed:
                 _beat(row)

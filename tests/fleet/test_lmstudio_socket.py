@@ -14,10 +14,10 @@ from websockets.sync.server import serve
 
 from fleet.allocation.profile import Profile, Strategy
 from fleet.daemons import lmstudio_socket
-from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.errors import DaemonError, LoadCancelled, Reason, SocketUnavailable
 from fleet.daemons.lmstudio import LMStudio
 from fleet.daemons.lmstudio_instances import instances, processing
-from fleet.daemons.lmstudio_socket import LMStudioSocket, LoadCancelled, SocketUnavailable, failure
+from fleet.daemons.lmstudio_socket import LMStudioSocket, failure
 from fleet.daemons.openai import OpenAICompatible
 from fleet.daemons.types import InstanceState, LoadRequest, Processing
 from tests.conftest import wait_for

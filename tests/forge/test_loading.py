@@ -8,8 +8,8 @@ import pytest
 from daemonpulse.queue.models import Prompt
 from fleet import operations
 from fleet.allocation.profile import Profile, Strategy
-from fleet.daemons.errors import DaemonError, Reason
-from fleet.daemons.lmstudio_socket import LMStudioSocket, SocketUnavailable
+from fleet.daemons.errors import DaemonError, Reason, SocketUnavailable
+from fleet.daemons.lmstudio_socket import LMStudioSocket
 from fleet.models import AllocationProfile, Command, Node
 from fleet.models.command import LOAD, PLAN, UNLOAD
 from forge import files, idle, loading

@@ -149,7 +149,7 @@ def test_ctrl_c_calls_the_load_off(say, box, small):  # noqa: F811
     status, told = say("load", HERON)
     thread.join()
     assert status == 1
-    assert "Called off. The model could not be loaded." in told
+    assert "Called off. Nothing was loaded." in told
     assert (Command.objects.get().state, small.state()["loads"]) == ("failed", 0)
 
 

@@ -122,7 +122,7 @@ def test_it_shows_what_runs_and_what_waits_and_why(visit, alice, node):
     assert "1 of 2 slots running" in page
     assert page.index("An otter question") < page.index("Next otter question")
     assert "A heron question" in page
-    assert "The node is busy with another model. It is the turn of otter" in page
+    assert "The node is busy with another model. In the way: otter" in page
 
 
 def test_it_never_shows_another_persons_text(visit, bob, alice, node):

@@ -10,7 +10,9 @@ from enum import StrEnum
 from functools import cache
 from itertools import chain, combinations
 
-EXHAUSTIVE = 14  # copies of which every set is tried (16,384 sets); beyond, a good set will do
+# Copies of which every set is tried; beyond, a good set will do. 1,024 sets take about 0.1 s, which the queue's runner
+# spends between prompts; each copy more doubles it.
+EXHAUSTIVE = 10
 
 HasRoom = Callable[[frozenset[str]], bool]
 
@@ -84,31 +86,6 @@ def make_room(
         if chosen is not None:
             return _decision(chosen)
     return Decision((), False, _blockers(has_room, residents, kept))  # 5
-
-
-def room(
-    gpus_free: Mapping[int, int],
-    residents: Iterable[Resident],
-    needs: Callable[[Mapping[int, int]], bool],
-    budget_bytes: int | None = None,
-) -> HasRoom:
-    """Build `has_room` for `make_room`: `needs` is asked with the bytes that would be free on each GPU.
-
-    Only the GPUs in `gpus_free` count. `budget_bytes` is the most that all copies on the node may hold together,
-    the new one included: what is free is then scaled down, on every GPU alike, to what the budget leaves. What a
-    copy holds counts as nothing where it is not known, both when it goes and against the budget.
-    """
-    held = {one.id: one.bytes_by_gpu or {} for one in residents}
-
-    def has_room(ids: frozenset[str]) -> bool:
-        gone = [held[one] for one in ids]
-        free = {gpu: here + sum(parts.get(gpu, 0) for parts in gone) for gpu, here in gpus_free.items()}
-        if budget_bytes is not None:
-            stays = sum(sum(parts.values()) for one, parts in held.items() if one not in ids)
-            free = _within(max(0, budget_bytes - stays), free)
-        return needs(free)
-
-    return has_room
 
 
 def expires_at(resident: Resident) -> float | None:
@@ -215,12 +192,6 @@ def _would_help(has_room: HasRoom, kept: Mapping[str, Why | None]) -> frozenset[
         if is_news and not any(has_room(free | some - {one}) for one in some):
             helping |= some
     return helping
-
-
-def _within(most: int, free: Mapping[int, int]) -> dict[int, int]:
-    """Scaled down so that all together is at most `most` bytes."""
-    total = sum(free.values())
-    return dict(free) if total <= most else {gpu: here * most // total for gpu, here in free.items()}
 
 
 def _ids(residents: Iterable[Resident]) -> frozenset[str]:

@@ -30,7 +30,7 @@ class Preview:
 
 
 def preview(wish: Wish, believes_old: bool = True) -> Preview:
-    """A fixed number of queries, a few milliseconds. `believes_old`: of a node that does not answer, what it had last."""
+    """A fixed number of queries. `believes_old`: of a node that does not answer, what was measured last."""
     node = wish.node
     reading = Reading.objects.filter(node=node).first()
     machine = reading.machine if reading and node.has_host and (node.is_online or believes_old) else None

@@ -63,7 +63,7 @@ def plan(need: Need, gpus: Sequence[Gpu], ram_free_bytes: int | None, profile: P
     system = total - sum(parts)
     problems = profile.problems(gpus) if gpus else ()
     known = (None if need.context_bytes is None else True, not problems)
-    fits = _all([*known, _ram_fits(system, ram_free_bytes), *(share.fits for share in shares)])  # 5
+    fits = all_fit([*known, _ram_fits(system, ram_free_bytes), *(share.fits for share in shares)])  # 5
     sentences = (
         *problems,
         *_about_need(need),
@@ -71,6 +71,14 @@ def plan(need: Need, gpus: Sequence[Gpu], ram_free_bytes: int | None, profile: P
         *_about_system(system, max(wished - sum(parts), 0) if used else 0, ram_free_bytes, has_gpus=bool(gpus)),
     )
     return Plan(shares, system, fits, sentences)
+
+
+def all_fit(answers: Iterable[bool | None]) -> bool | None:
+    """One no is a no; else one unknown is an unknown."""
+    answers = list(answers)
+    if False in answers:
+        return False
+    return None if None in answers else True
 
 
 def _parts(wished: int, gpus: Sequence[Gpu], profile: Profile) -> list[int]:
@@ -120,14 +128,6 @@ def _ram_fits(system: int, free: int | None) -> bool | None:
     if system == 0:
         return True
     return None if free is None else system <= free - RAM_RESERVE_BYTES
-
-
-def _all(answers: Iterable[bool | None]) -> bool | None:
-    """One no is a no; else one unknown is an unknown."""
-    answers = list(answers)
-    if False in answers:
-        return False
-    return None if None in answers else True
 
 
 def _about_need(need: Need) -> list[str]:

@@ -1,9 +1,9 @@
 """The room that a machine has, and whether a load of some size finds its place in it. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fleet.allocation.planner import RAM_RESERVE_BYTES, RESERVE_BYTES, Need, Plan, plan
+from fleet.allocation.planner import RAM_RESERVE_BYTES, RESERVE_BYTES, Need, Plan, all_fit, plan
 from fleet.allocation.profile import Profile, Strategy
 from fleet.telemetry.readings import Gpu
 from forge.fit.size import SIMULATED, Size
@@ -93,7 +93,7 @@ def find_room(size: Size, memory: Memory, profile: Profile, is_careful: bool = T
     if is_careful and profile.strategy is Strategy.AUTOMATIC and len(ground.gpus) > 1:
         evenly = find_room(size, memory, replace(profile, strategy=Strategy.EVEN))
         rooms.append(Room(evenly.fits))
-    together = Room(_all(room.fits for room in rooms), sum(room.missing for room in rooms))
+    together = Room(all_fit(room.fits for room in rooms), sum(room.missing for room in rooms))
     return _within(memory.budget_left_bytes, together, ground.taken(planned) if ground.gpus else planned.system_bytes)
 
 
@@ -174,9 +174,3 @@ def _ram_room(bytes: int, memory: Memory, is_careful: bool) -> Room:
 def _within(budget: int | None, room: Room, bytes: int) -> Room:
     over = 0 if budget is None else max(0, bytes - budget)
     return Room(False, max(room.missing, over)) if over else room
-
-
-def _all(answers: Iterable[bool | None]) -> bool | None:
-    """One no is a no; else one unknown is an unknown."""
-    answers = list(answers)
-    return False if False in answers else None if None in answers else True

@@ -1,15 +1,13 @@
 """Will a model fit? The verdict, with the numbers behind it. Pure."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fleet.allocation.planner import Plan
 from fleet.allocation.profile import Profile
-from fleet.telemetry.readings import Gpu
 from forge.fit import words
 from forge.fit.learning import Learned
-from forge.fit.room import PLENTY, RAM, Memory, Room, find_room, is_for_gpus, lay_out
+from forge.fit.room import Memory, Room, find_room, is_for_gpus, lay_out
 from forge.fit.size import DEFAULT_CONTEXT, SIMULATED, Facts, Options, Size, Told, size_of
 
 CONTEXT_STEP = 256  # tokens; llama.cpp rounds a context up to it
@@ -76,21 +74,6 @@ def fit(
         *words.about_largest(largest),
     ]
     return Fit(verdict, size, planned, free, missing, largest, tuple(sentences))
-
-
-def needs(size: Size, profile: Profile, is_careful: bool = True) -> Callable[[Mapping[int, int]], bool]:
-    """A function that tells whether a load fits into so many free bytes by GPU index (RAM: the machine's memory).
-
-    The machine's memory is not looked at where it is not among them. A context that is not known counts nothing;
-    with weights that are not known nothing fits. Not careful: what would be tight is enough.
-    """
-
-    def has_room(free: Mapping[int, int]) -> bool:
-        gpus = tuple(Gpu(at, f"GPU {at}", memory_free_bytes=here) for at, here in free.items() if at != RAM)
-        memory = Memory(gpus, free.get(RAM, PLENTY))
-        return size.weights is not None and find_room(size, memory, profile, is_careful).fits is True
-
-    return has_room
 
 
 def _verdict(size: Size, careful: Room, best: Room, is_doubtful: bool) -> Verdict:

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from forge.eviction import EXHAUSTIVE, Decision, Resident, Why, detect_auto_evict, expired, expires_at, make_room, room
+from forge.eviction import (
+    EXHAUSTIVE,
+    Decision,
+    HasRoom,
+    Resident,
+    Why,
+    detect_auto_evict,
+    expired,
+    expires_at,
+    make_room,
+)
 
 NOW = 1000.0
 BUSY, PINNED, WANTED = {"is_busy": True}, {"is_pinned": True}, {"is_wanted": True}
@@ -29,6 +39,16 @@ def over_all(need: int) -> Needs:
 
 def on_each(need: int) -> Needs:
     return lambda free: min(free.values()) >= need
+
+
+def room(gpus_free: Mapping[int, int], residents: list[Resident], needs: Needs) -> HasRoom:
+    """Ask `needs` with the bytes that would be free on each GPU."""
+
+    def has_room(ids: frozenset[str]) -> bool:
+        gone = [one.bytes_by_gpu or {} for one in residents if one.id in ids]
+        return needs({gpu: free + sum(parts.get(gpu, 0) for parts in gone) for gpu, free in gpus_free.items()})
+
+    return has_room
 
 
 def evicts(*ids: str) -> Decision:
@@ -187,6 +207,16 @@ def test_it_finds_the_best_set_of_up_to_so_many():
     assert make_room(room({0: 0}, residents, on_one(6)), residents) == evicts("b")
 
 
+@pytest.mark.parametrize("fields", [{}, BUSY, PINNED])
+def test_it_asks_little_enough_to_decide_between_two_prompts(fields):
+    """Each question lays a model out anew, and the queue's runner waits for the answer."""
+    for count in range(4, 2 * EXHAUSTIVE):
+        asked = []
+        residents = [copy(f"a{number:02}", 2, number, **fields) for number in range(count)]
+        make_room(lambda ids: asked.append(ids) or len(ids) == count, residents, may_drain=True)  # noqa: B023
+        assert len(asked) <= 1100
+
+
 # Many copies: a good set instead of the best one
 
 MANY = EXHAUSTIVE + 3
@@ -200,7 +230,7 @@ def many(**fields) -> list[Resident]:
 def test_it_takes_the_oldest_of_many():
     residents = many()
 
-    assert make_room(room({0: 0}, residents, on_one(6)), residents) == evicts("a16", "a15", "a14")
+    assert make_room(room({0: 0}, residents, on_one(6)), residents) == evicts("a12", "a11", "a10")
 
 
 def test_it_spares_those_of_many_that_are_not_needed():
@@ -212,14 +242,14 @@ def test_it_spares_those_of_many_that_are_not_needed():
 def test_it_spares_the_newer_of_many_where_either_will_do():
     residents = [*many(), copy("b", 5, 2.5)]
 
-    assert make_room(room({0: 0}, residents, on_one(7)), residents) == evicts("a16", "b")
+    assert make_room(room({0: 0}, residents, on_one(7)), residents) == evicts("a12", "b")
 
 
 def test_it_drains_as_few_of_many_as_it_must():
     residents = [*many(is_busy=True), copy("b", 3, 99), copy("c", 1, 98)]
     decision = make_room(room({0: 0}, residents, on_one(5)), residents, may_drain=True)
 
-    assert decision == Decision(("b",), False, (("A16", Why.BUSY),), ("a16",))
+    assert decision == Decision(("b",), False, (("A12", Why.BUSY),), ("a12",))
 
 
 def test_it_names_all_of_many_that_stay():
@@ -229,54 +259,6 @@ def test_it_names_all_of_many_that_stay():
     blockers = make_room(room({0: 0}, residents, on_one(6)), residents).blockers
     assert {model for model, _ in blockers} == names
     assert {why for _, why in blockers} == {Why.PINNED}
-
-
-# What is free once some are gone
-
-TWO = [copy("a", {0: 6, 1: 2}, 1), copy("b", {1: 4}, 2), copy("c", None, 3)]
-FREE_CASES = {
-    "nothing gone": ("", None, {0: 10, 1: 5}),
-    "one that lies on both": ("a", None, {0: 16, 1: 7}),
-    "two": ("ab", None, {0: 16, 1: 11}),
-    "one of which nothing is known": ("c", None, {0: 10, 1: 5}),
-    "a budget that is far away": ("", 100, {0: 10, 1: 5}),
-    "a budget just reached": ("", 27, {0: 10, 1: 5}),
-    "a budget scales every GPU alike": ("", 18, {0: 4, 1: 2}),
-    "a budget is rounded down": ("", 17, {0: 3, 1: 1}),
-    "a budget that is used up": ("", 12, {0: 0, 1: 0}),
-    "a budget that is exceeded": ("", 5, {0: 0, 1: 0}),
-    "who goes no longer counts against the budget": ("b", 18, {0: 5, 1: 4}),
-    "a budget for an empty node": ("abc", 9, {0: 5, 1: 3}),
-}
-
-
-@pytest.mark.parametrize("name", FREE_CASES)
-def test_it_tells_what_would_be_free(name):
-    gone, budget, expected = FREE_CASES[name]
-    asked = []
-    has_room = room({0: 10, 1: 5}, TWO, lambda free: asked.append(free) or True, budget)
-
-    assert has_room(frozenset(gone))
-    assert asked == [expected]
-
-
-def test_it_leaves_a_gpu_out_that_may_not_be_used():
-    assert not room({0: 1}, TWO, over_all(8))(frozenset("ab"))
-    assert room({0: 1}, TWO, over_all(7))(frozenset("ab"))
-
-
-def test_a_budget_makes_copies_go_though_memory_is_free():
-    residents = [copy("a", 8, 1), copy("b", 8, 2)]
-
-    assert make_room(room({0: 100}, residents, on_one(8), 24), residents) == ALREADY
-    assert make_room(room({0: 100}, residents, on_one(8), 23), residents) == evicts("a")
-    assert make_room(room({0: 100}, residents, on_one(24), 23), residents) == blocked(("", Why.TOO_LARGE))
-
-
-def test_a_budget_counts_what_lies_on_gpus_that_may_not_be_used():
-    residents = [copy("a", {7: 20}, 1)]
-
-    assert make_room(room({0: 100}, residents, on_one(8), 24), residents) == evicts("a")
 
 
 # Idle time

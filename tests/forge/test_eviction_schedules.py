@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forge.eviction import EXHAUSTIVE, Decision, Resident, Why, expired, expires_at, make_room, room
+from forge.eviction import EXHAUSTIVE, Decision, Resident, Why, expired, expires_at, make_room
 
 GPU_BYTES = 24
 MOST_COPIES = 6  # so that all sets can be tried
@@ -24,6 +24,10 @@ def subsets(some: Iterable) -> Iterable[tuple]:
 
 def ids(residents: Iterable[Resident]) -> frozenset[str]:
     return frozenset(one.id for one in residents)
+
+
+def known_bytes(residents: Iterable[Resident]) -> int:
+    return sum(sum((one.bytes_by_gpu or {}).values()) for one in residents)
 
 
 def cost(some: Iterable[Resident]) -> tuple:
@@ -57,16 +61,20 @@ class SmallNode:
     def free(self) -> dict[int, int]:
         return {gpu: GPU_BYTES - sum(copy.held[gpu] for copy in self.copies.values()) for gpu in range(self.gpu_count)}
 
-    def known_bytes(self) -> int:
-        return sum(sum((one.bytes_by_gpu or {}).values()) for one in self.residents)
+    def free_without(self, gone: Iterable[Resident]) -> dict[int, int]:
+        """As far as is known what they hold."""
+        gone = [one.bytes_by_gpu or {} for one in gone]
+        return {gpu: here + sum(parts.get(gpu, 0) for parts in gone) for gpu, here in self.free().items()}
 
     def load(self, held: tuple[int, ...], is_known: bool, ttl: float | None, leave: dict) -> None:
         held = held[: self.gpu_count]
 
-        def needs(free):
-            return all(free[gpu] >= part for gpu, part in enumerate(held))
+        def has_room(gone: frozenset[str]) -> bool:
+            stay = [one for one in self.residents if one.id not in gone]
+            free = self.free_without([one for one in self.residents if one.id in gone])
+            is_within = self.budget is None or known_bytes(stay) + sum(held) <= self.budget
+            return is_within and all(free[gpu] >= part for gpu, part in enumerate(held))
 
-        has_room = room(self.free(), self.residents, needs, self.budget)
         decision = make_room(has_room, self.residents, **leave)
         assert decision == make_room(has_room, self.residents[::-1], **leave)
         check(decision, has_room, self.residents, **leave)
@@ -81,7 +89,7 @@ class SmallNode:
         by_gpu = dict(enumerate(held)) if is_known else None
         self.copies[name] = Copy(Resident(name, f"model-{self.loads}", by_gpu, self.now, ttl_seconds=ttl), held)
         assert min(self.free().values()) >= 0, "the load found no room"
-        assert not is_known or self.budget is None or self.known_bytes() <= self.budget, "over the budget"
+        assert not is_known or self.budget is None or known_bytes(self.residents) <= self.budget, "over the budget"
 
     def unload(self, name: str) -> None:
         resident = self.copies.pop(name).resident
@@ -188,7 +196,11 @@ COPIES = st.builds(
 def test_it_takes_nothing_in_vain_from_a_crowd(copies, first, second):
     residents = [replace(one, id=f"copy-{place}") for place, one in enumerate(copies)]
     by_id = {one.id: one for one in residents}
-    has_room = room({0: 0, 1: 0}, residents, lambda free: free[0] >= first and free[1] >= second)
+
+    def has_room(gone: frozenset[str]) -> bool:
+        held = [by_id[one].bytes_by_gpu for one in gone]
+        return sum(parts[0] for parts in held) >= first and sum(parts[1] for parts in held) >= second
+
     decision = make_room(has_room, residents)
     gone = frozenset(decision.evict)
 

@@ -15,7 +15,7 @@ from fleet.weights.cache import cache_bytes, scratch_bytes
 from forge.fit.learning import Learned
 from forge.fit.room import RAM, Memory
 from forge.fit.size import BACKEND_BYTES, UNREAD_SCRATCH_BYTES, Facts, Options, Told, size_of
-from forge.fit.verdict import Verdict, fit, needs
+from forge.fit.verdict import Verdict, fit
 
 GIB = 2**30
 FITS, TIGHT, TOO_LARGE, UNKNOWN = Verdict
@@ -311,28 +311,6 @@ def test_what_was_learned_moves_the_largest_context():
 
     assert largest(Learned()) - largest(Learned(GIB, 3)) == 8192  # 128 KiB a token
     assert fit(OF_FILE, Options(2048), memory(5.7), Profile(), "cuda", Learned(2 * GIB, 3)).verdict is TOO_LARGE
-
-
-# For the eviction policy
-
-
-def test_needs_agrees_with_the_verdict():
-    size = size_of(OF_FILE, Options(8192), "cuda")
-    for free in (size.total + RESERVE_BYTES, size.total + RESERVE_BYTES - 1, size.total, size.total - 1):
-        verdict = fit(OF_FILE, Options(8192), memory(free / GIB), Profile(), "cuda").verdict
-        assert needs(size, Profile())({0: free}) is (verdict is FITS)
-        assert needs(size, Profile(), is_careful=False)({0: free}) is (verdict in (FITS, TIGHT))
-
-
-def test_needs_keeps_to_the_gpus_of_the_profile():
-    size = size_of(OF_FILE, Options(8192), "cuda")
-    on_second = needs(size, Profile(DEDICATED, (1,)))
-    assert on_second({0: 0, 1: 10 * GIB})
-    assert not on_second({0: 10 * GIB, 1: 0})
-    assert not on_second({0: 10 * GIB})
-    assert not needs(size, Profile())({})
-    assert needs(size_of(OF_FILE, Options(8192), "cpu"), Profile())({RAM: 10 * GIB})
-    assert not needs(size_of(Facts(), Options(8192), "cuda"), Profile())({0: 80 * GIB})
 
 
 # Always

@@ -11,12 +11,14 @@ import pytest
 import requests
 
 from fleet.allocation.profile import Profile
-from fleet.telemetry.readings import Gpu
+from fleet.telemetry.readings import Gpu, Machine
 from fleet.weights.reading import read
+from forge import sizing
+from forge.eviction import Resident
 from forge.fit.learning import Learned, Load, learn
 from forge.fit.room import Memory
 from forge.fit.size import Facts, Options, size_of
-from forge.fit.verdict import Verdict, fit, needs
+from forge.fit.verdict import Verdict, fit
 from tests.fleet.simulator_fixture import INSTANT, SimulatorProcess
 from tests.fleet.sparse_gguf import sparse_model
 
@@ -163,9 +165,10 @@ def test_what_is_loaded_leaves_less_and_what_goes_gives_it_back(facts, node):
     beside = Memory(here.gpus, None)
     assert fit(*asked, beside, Profile(), "simulated").verdict is TOO_LARGE
     assert here.load("owl-14b", 40_960)[0] == ""
-    has_room = needs(size_of(*asked, "simulated"), Profile())
     held = beside.gpus[0].memory_total_bytes - beside.gpus[0].memory_free_bytes
-    assert (has_room({0: here.free}), has_room({0: here.free + held})) == (False, True)
+    moose = Resident(instance, "moose-30b-a3b", {0: held}, used_at=0)
+    has_room = sizing.has_room(size_of(*asked, "simulated"), Profile(), Machine(0, gpus=here.gpus), [moose], None)
+    assert (has_room(frozenset()), has_room(frozenset({instance}))) == (False, True)
     freed = Memory(beside.gpus, None, freed_by_gpu={0: held})
     assert fit(*asked, freed, Profile(), "simulated").verdict is FITS
     here.unload(instance)

@@ -9,15 +9,18 @@ from django.utils import timezone
 from daemonpulse.queue.models import Lane, Prompt
 from fleet import hosts, operations
 from fleet.daemons.errors import DaemonError, Reason
+from fleet.daemons.types import InstanceState
 from fleet.models import Command, Reading
 from fleet.models.command import LOAD, UNLOAD
-from forge import inventory
+from forge import inventory, states, wishes
 from forge.eviction import Why
 from forge.inventory import look
 from forge.loading import NoRoom
 from forge.models import Instance, LoadProfile, Model, Origin
+from forge.places import ask_for_load
+from forge.preview import preview
 from forge.queue_loads import QueueLoad
-from tests.forge.test_loading import BEAVER, HERON, RAVEN, box, loaded, run, small  # noqa: F401
+from tests.forge.test_loading import BEAVER, HERON, OWL, RAVEN, box, loaded, run, small  # noqa: F401
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -160,3 +163,52 @@ def test_a_lane_whose_load_found_no_room_has_waited_all_the_time(alice, node):
     attempt = Prompt.claim(lane.pk, node.pk, "somebody")[0]
     attempt.prompt.lane.was_not_served(attempt.started_at)
     assert Lane.objects.get(pk=lane.pk).served_at == long_ago
+
+
+def test_a_models_own_copies_make_no_room_for_another_one(box):  # noqa: F811
+    run(box, LOAD, model=BEAVER)
+    command = run(box, LOAD, model=BEAVER)
+    assert command.state == "failed"
+    assert loaded(box) == {BEAVER}
+
+
+def test_of_many_presses_one_is_a_load(box, alice):  # noqa: F811
+    model = Model.objects.get(key=HERON)
+    asked = [ask_for_load(model, {"model": HERON}, alice, False) for _ in range(3)]
+    assert [bool(command) for command, _ in asked] == [True, False, False]
+    operations.run(asked[0][0])
+    assert ask_for_load(model, {"model": HERON}, alice, False) == (
+        None, "It is loaded already. “Load another copy” makes a second one."
+    )  # fmt: skip
+    assert ask_for_load(model, {"model": HERON}, alice, True)[0]
+
+
+def test_our_own_work_is_nobody_elses(box, small, alice):  # noqa: F811
+    run(box, LOAD, model=HERON)
+    prompt, _ = Prompt.submit(owner=alice, model=HERON, text="x")
+    Prompt.claim(prompt.lane_id, box.pk, "somebody")
+    copy = Instance.objects.get()
+    busy = InstanceState(HERON, HERON, status="generating", queued=1)
+    states.take_over(copy, busy, is_ours=True)
+    copy.refresh_from_db()
+    assert not copy.was_seen_busy
+    states.take_over(copy, busy)
+    copy.refresh_from_db()
+    assert copy.was_seen_busy
+
+
+def test_what_our_running_load_brings_is_ours_before_it_is_over(box):  # noqa: F811
+    Command.ask(box, LOAD, model=HERON, ttl_seconds=120).claim()
+    box.connect().load(HERON)
+    look(box)
+    assert (Instance.objects.get().origin, Instance.objects.get().ttl_seconds) == (Origin.PERSON, 120)
+
+
+def test_the_largest_context_counts_what_can_go_in_figure_and_words(box):  # noqa: F811
+    run(box, LOAD, model=HERON)
+    wish = wishes.read(box, {"model": OWL, "context_length": 40_960})
+    look(box)
+    seen = preview(wish)
+    assert not seen.decision.is_possible
+    tokens = seen.fit_after.largest_context
+    assert tokens and any(f"{tokens:,} tokens" in sentence for sentence in seen.fit_after.sentences)

@@ -25,10 +25,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """`bytes` to add to an estimate, may be negative, and the number of loads that say so."""
+    """`bytes` to add to an estimate, may be negative, and the number of loads that say so. `is_in_doubt`: the last load
+    took far more than estimated, and was left out."""
 
     bytes: int = 0
     count: int = 0
+    is_in_doubt: bool = False
 
 
 def learn(loads: Sequence[Load]) -> Learned:
@@ -38,6 +40,6 @@ def learn(loads: Sequence[Load]) -> Learned:
     with the context. The median, so that one load during which another program came or went changes little.
     """
     last = [load for load in loads if load.is_plausible][:COUNTED]
-    if not last:
-        return Learned()
-    return Learned(round(median(load.measured_bytes - load.estimated_bytes for load in last)), len(last))
+    is_in_doubt = bool(loads) and not loads[0].is_plausible and loads[0].measured_bytes > loads[0].estimated_bytes
+    middle = round(median(load.measured_bytes - load.estimated_bytes for load in last)) if last else 0
+    return Learned(middle, len(last), is_in_doubt)

@@ -55,7 +55,7 @@ def fit(
     if size.weights is None:
         return _unknown(size, options, learned, memory, profile)
     careful, best = find_room(size, memory, profile), find_room(size, memory, profile, is_careful=False)
-    doubts = words.doubts(careful, size, memory, told)
+    doubts = words.doubts(careful, size, memory, told, learned)
     verdict = _verdict(size, careful, best, bool(doubts))
     planned = lay_out(size, memory, profile, is_careful=verdict is not Verdict.TIGHT)
     largest = None

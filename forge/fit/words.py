@@ -64,7 +64,7 @@ def about_ram(bytes_in_ram: int | None, memory: Memory) -> list[str]:
     return [f"The machine's memory has {amount(memory.ram_bytes)} free, {kept} of it should stay free: too little."]
 
 
-def doubts(careful: Room, size: Size, memory: Memory, told: Told | None) -> list[str]:
+def doubts(careful: Room, size: Size, memory: Memory, told: Told | None, learned: Learned) -> list[str]:
     """Why a load that fits in the best case is not sure to fit; none = it is."""
     reasons = []
     if careful.fits is False:
@@ -73,6 +73,8 @@ def doubts(careful: Room, size: Size, memory: Memory, told: Told | None) -> list
         reasons.append("LM Studio is not sure of its own estimate.")
     if told is not None and told.passes_guardrails is False:
         reasons.append("LM Studio says that its own guardrail is against this load.")
+    if learned.is_in_doubt:
+        reasons.append("The last load took more than twice what was estimated; why is not known, so it is not counted.")
     return reasons
 
 

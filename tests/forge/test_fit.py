@@ -12,7 +12,7 @@ from fleet.allocation.profile import Profile, Strategy
 from fleet.telemetry.readings import Gpu
 from fleet.weights.architecture import Architecture
 from fleet.weights.cache import cache_bytes, scratch_bytes
-from forge.fit.learning import Learned
+from forge.fit.learning import Learned, Load, learn
 from forge.fit.room import RAM, Memory
 from forge.fit.size import BACKEND_BYTES, UNREAD_SCRATCH_BYTES, Facts, Options, Told, size_of
 from forge.fit.verdict import Verdict, fit
@@ -367,3 +367,13 @@ def test_it_is_quick_enough_for_every_key_press():
         return time.perf_counter() - began
 
     assert min(seconds(100_000 + typed) for typed in range(30)) < 0.003
+
+
+def test_a_last_load_that_took_far_more_is_left_out_and_named_as_a_doubt():
+    odd = learn([Load(5 * GIB, 12 * GIB), Load(5 * GIB, 5 * GIB)])
+    assert (odd.bytes, odd.count, odd.is_in_doubt) == (0, 1, True)
+    assert not learn([Load(5 * GIB, 5 * GIB), Load(5 * GIB, 12 * GIB)]).is_in_doubt
+    memory = Memory((Gpu(0, "GPU", memory_total_bytes=24 * GIB, memory_free_bytes=24 * GIB),), 64 * GIB)
+    judged = fit(Facts(size_bytes=5 * GIB), Options(4096), memory, Profile(), "simulated", odd, Told(context_bytes=GIB))
+    assert judged.verdict is Verdict.TIGHT
+    assert any("more than twice" in sentence for sentence in judged.sentences)

@@ -3,11 +3,6 @@ import pytest
 from tests.fleet.simulator_fixture import SimulatorProcess
 
 
-@pytest.fixture(autouse=True)
-def quick_passwords(settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 @pytest.fixture(scope="module")
 def process(request):
     """A simulated daemon for a whole module, which may name its options in SIMULATOR."""

@@ -17,7 +17,6 @@ from fleet.models import Command, Node, Reading
 from fleet.models.command import LOAD, UNLOAD
 from forge.api_forms import LOAD_TYPES, WishForm, type_errors
 from forge.models import Instance, LoadProfile, Model
-from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.fleet.test_pages import GIB, gpu, machine
 from tests.forge.simulated_node import HERON, RAVEN, box, load, small  # noqa: F401
 

@@ -22,7 +22,6 @@ from forge.downloads import downloader as downloads
 from forge.downloads.forms import DownloadForm, parse_source
 from forge.management.commands import download as command
 from forge.models import Download
-from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.forge.downloading_node import GIB, DownloadingNode, job
 from tests.sockets import Browser, browser, own_tail
 

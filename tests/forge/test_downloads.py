@@ -20,7 +20,6 @@ from forge.downloads.downloader import Downloader, figures
 from forge.models import Download
 from forge.models.download import MOVES
 from tests.conftest import wait_for
-from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.forge.downloading_node import FORGOTTEN, GIB, DownloadingNode, going, job
 

@@ -15,7 +15,6 @@ from forge.hub import search as hub
 from forge.hub.labels import basis, offers
 from forge.hub.place import HubUnavailable
 from forge.hub.search import Quantization, quantization_of, quantizations
-from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.forge.hub_fixture import GIB, HERON, OTTER, SHARD_BYTES, Hub, listed
 
 HOSTILE = "<script>alert(1)</script>"

@@ -29,11 +29,6 @@ SHAPE = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def quick_passwords(settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 @pytest.fixture
 def rig(db):
     return Node.objects.create(name="rig", base_url="http://127.0.0.1:9", state="online")

@@ -19,7 +19,6 @@ from fleet.models.command import LOAD
 from forge import terminal
 from forge.models import Instance, Model
 from tests.conftest import wait_for
-from tests.fleet.conftest import quick_passwords  # noqa: F401
 from tests.fleet.test_pages import GIB, gpu, machine
 from tests.forge.simulated_node import BEAVER, HERON, OTTER, OWL, RAVEN, box, load, small  # noqa: F401
 

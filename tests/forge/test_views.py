@@ -10,7 +10,7 @@ from fleet.allocation.profile import Profile, Strategy
 from fleet.models import AllocationProfile, Command, Node
 from forge import use
 from forge.models import Instance, LoadProfile, Model, NodePolicy, Origin
-from tests.forge.test_pages import SHAPE, add, copy_of, otter, quick_passwords, rig  # noqa: F401 (fixtures)
+from tests.forge.test_pages import SHAPE, add, copy_of, otter, rig  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.django_db
 GIB = 2**30

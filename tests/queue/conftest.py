@@ -4,12 +4,6 @@ import pytest
 from django.db import connections
 
 
-@pytest.fixture(autouse=True)
-def quick_passwords(settings):
-    """Nobody's password is guessed here, and hashing them well takes longer than the tests."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 @pytest.fixture
 def alice_client(client, alice):
     client.force_login(alice)

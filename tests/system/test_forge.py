@@ -1,4 +1,4 @@
-"""The queue on measured memory: lanes side by side, the fewest loads, nodes that share a model and one that dies."""
+"""The queue on measured memory: lanes side by side, with the fewest loads."""
 
 import random
 import time
@@ -14,18 +14,17 @@ from tests.conftest import wait_for
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.system.conftest import HERON, OTTER, Installation
 
-RAVEN, BEAVER = "simulated/raven-raw-think-7b", "simulated/beaver-tools-8b"
-MODELS = (HERON, RAVEN, BEAVER)  # 3.0, 5.2 and 6.2 GB with their context: any two fit into 12 GiB, not all three
+BEAVER = "simulated/beaver-tools-8b"
 OPTIONS = ("--vram-gb", "12", "--slots", "2")
 TOKENS, LOAD_SECONDS = 20, 1.0
-SPEED = {"ttft_seconds": 0.05, "tokens_per_second": 30, "load_seconds": LOAD_SECONDS}
+SPEED = {"ttft_seconds": 0.05, "tokens_per_second": 45, "load_seconds": LOAD_SECONDS}
 MAX_LANE_WAIT = 60  # the default, stated in docs/settings.md
-QUICK = 12  # the plain way takes minutes: it is run so many times as fast
+QUICK = 20  # the plain way takes minutes: it is run so many times as fast
 
 
 def trace() -> list[str]:
     """120 prompts over three models in random order, the same in every run."""
-    prompts = [HERON] * 40 + [RAVEN] * 50 + [BEAVER] * 30
+    prompts = [OTTER] * 60 + [HERON] * 30 + [BEAVER] * 30  # 6.0, 3.0 and 6.2 GB: two fit into 12 GiB, not all three
     random.Random(4).shuffle(prompts)
     return prompts
 
@@ -37,13 +36,10 @@ def daemon():
     process.stop()
 
 
-def installation(*daemons, **environment) -> Installation:
-    """Running, with a node for each daemon."""
-    made = Installation(daemons[0])
+def installation(daemon, **environment) -> Installation:
+    made = Installation(daemon)
     made.environment |= environment
     made.up()
-    for number, daemon in enumerate(daemons[1:], 2):
-        made.run("node-add", f"node {number}", daemon.url)
     return made
 
 
@@ -53,10 +49,6 @@ def text(number: int) -> str:
 
 def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-def figures(daemon: SimulatorProcess) -> dict:
-    return daemon.state()["models"][OTTER]
 
 
 def run_through(site: Installation, daemon: SimulatorProcess) -> tuple[float, dict, list[dict]]:
@@ -113,57 +105,3 @@ def test_it_runs_lanes_side_by_side_with_the_fewest_loads(daemon):
     assert longest <= MAX_LANE_WAIT
     assert single_seconds >= 1.5 * seconds
     assert all(row["attempts"] == 1 for row in prompts)
-
-
-def test_two_nodes_share_a_model_and_one_takes_over_when_the_other_dies():
-    daemons = [SimulatorProcess().start("--slots", "2") for _ in range(2)]
-    site = installation(*daemons)
-    try:
-        for daemon in daemons:
-            daemon.control("models/*", SPEED)
-        ids = [site.submit(OTTER, text(number)) for number in range(40)]
-        wait_for(lambda: all(figures(daemon)["completed"] >= 4 for daemon in daemons), 30)
-        wait_for(lambda: figures(daemons[0])["active"] > 0, 10)
-        daemons[0].kill()
-        wait_for(lambda: site.states().get("done") == len(ids), 60, step=0.2)
-
-        done = Counter(
-            prompt_id for (prompt_id,) in site.rows("SELECT prompt_id FROM queue_attempt WHERE outcome='done'")
-        )
-        assert len(done) == len(ids)
-        assert set(done.values()) == {1}
-        nodes = Counter(site.prompt(prompt_id)["node"] for prompt_id in ids)
-        print(f"\n40 prompts over two nodes, one killed: {dict(nodes)}")
-        assert min(nodes.values()) >= 4
-        assert figures(daemons[1])["completed"] == nodes["node 2"]
-    finally:
-        site.stop()
-        for daemon in daemons:
-            daemon.stop()
-
-
-TTL_SECONDS = 6
-SHORT_TTL = """
-from forge.models import LoadProfile, Model
-LoadProfile.choose(Model.objects.get(key={key!r}), ttl_seconds={seconds})
-"""
-
-
-def test_it_unloads_what_has_been_idle_and_work_begins_the_time_anew(daemon):
-    daemon.control("models/*", SPEED)
-    site = Installation(daemon)
-    site._manage("shell", "-v0", "-c", SHORT_TTL.format(key=HERON, seconds=TTL_SECONDS))
-    site.up()
-    try:
-        site.wait_for_state(site.submit(HERON, text(1)), "done")
-        time.sleep(TTL_SECONDS / 2)
-        long = site.submit(HERON, f"longer than it may be idle [[tokens={TTL_SECONDS * 40}]]")
-        site.wait_for_state(long, "done")
-        assert (daemon.state()["loads"], daemon.state()["unloads"]) == (1, 0)
-        ended = moment(site.prompt(long)["finished_at"])
-        wait_for(lambda: daemon.state()["unloads"] == 1, TTL_SECONDS + 6)
-        idle = time.time() - ended
-        print(f"\nunloaded after {idle:.1f} s, its idle time is {TTL_SECONDS} s")
-        assert abs(idle - TTL_SECONDS) <= 5
-    finally:
-        site.stop()

@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Most of a test run is waiting, so three processes suit two cores. A file stays in one process, and files keep their
+# Most of a test run is waiting, so four processes suit two cores. A file stays in one process, and files keep their
 # order: what drives a browser comes last (see tests/conftest.py).
-PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test check bench css clean
 

@@ -112,8 +112,9 @@ class LaneRunner:
         if since > LOOK_SECONDS or (was_called and since > PLAN_PAUSE_SECONDS):
             self._stop_ended()
         since = time.monotonic() - self.planned_at
-        is_time = since > LOOK_SECONDS or (self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions))
-        if is_time and not has_begun:  # a stream that begins now goes first; the next turn is near
+        may_plan = self.should_plan and (since > PLAN_PAUSE_SECONDS or not self.executions)
+        # A stream that begins now goes first, since the next turn is near; but not for ever.
+        if since > LOOK_SECONDS or (may_plan and not has_begun):
             self._plan()
         if self.executions:
             self.idle_since = time.monotonic()
@@ -202,6 +203,7 @@ class LaneRunner:
     def _end(self, news: News) -> None:
         """How an attempt without an answer ended. A prompt that was cancelled or rescued meanwhile stays as it is."""
         execution = self.executions.pop(news.execution.attempt.pk)
+        self.open_lanes.pop((execution.attempt.prompt.lane_id, execution.node.pk), None)  # its node may be down
         attempt, prompt, rest = execution.attempt, execution.attempt.prompt, execution.output.rest()
         if news.error is None:
             after = min(POSTPONED * attempt.number, POSTPONED_MOST) if news.is_postponed else timedelta()

@@ -408,7 +408,7 @@ def test_it_keeps_a_profile_for_a_node_and_for_a_model(client, alice, rig):
     assert (chosen.strategy, chosen.gpu_order, chosen.offload_ratio) == ("priority", (1, 0), 0.8)
     assert AllocationProfile.chosen(rig, "acme/heron").strategy == "even"
     said = words(client.get(f"/nodes/{rig.pk}/").content.decode())
-    assert "It counts for loads from this page." in said
+    assert "It counts for every load from here" in said
     assert "acme/otter : GPUs are filled in the order 1, 0, 80% of it on GPUs." in said
     post(client, f"/nodes/{rig.pk}/profile/{AllocationProfile.objects.get(model='').pk}/removal/")
     assert AllocationProfile.chosen(rig, "acme/heron").strategy == "automatic"

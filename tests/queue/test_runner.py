@@ -1,8 +1,9 @@
 """The runner in this process, against a simulated daemon in its own."""
 
+import queue
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -284,6 +285,35 @@ def test_it_burns_no_try_when_the_daemon_dies_and_goes_on_when_it_is_back(alice,
 
     assert prompt.attempts.count() == 2
     assert fresh(prompt).tries == 0
+
+
+def test_it_leaves_a_dead_node_alone_however_many_prompts_wait(alice, transactional_db, work, monkeypatch):
+    def hear_one(runner):
+        with suppress(queue.Empty):
+            return [runner.inbox.get(timeout=0.05)]
+        return []
+
+    # The unluckiest order: the streams end in one turn after another, soon after a plan.
+    monkeypatch.setattr(LaneRunner, "_hear", hear_one)
+    monkeypatch.setattr(runner_module, "PLAN_PAUSE_SECONDS", 0.5)
+    own = SimulatorProcess().start("--slots", "2")
+    own.reset(**SLOW)
+    node = Node.objects.create(name="attic", base_url=own.url)
+    inventory.look(node)
+    prompts = [submit(alice, ENDLESS, OTTER) for _ in range(6)]
+    try:
+        with work():
+            wait_for(lambda: Attempt.objects.running().filter(chunk_count__gt=0).count() == 2)
+            own.process.kill()
+            own.process.wait(10)
+            wait_for_state("queued", *prompts)
+            time.sleep(1)
+            assert Attempt.objects.count() <= 6
+    finally:
+        own.stop()
+
+    assert fresh(node).state == "offline"
+    assert {prompt.tries for prompt in Prompt.objects.all()} == {0}
 
 
 def test_it_does_no_harm_when_two_run_at_once(alice, daemon, box, work, monkeypatch):

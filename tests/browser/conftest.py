@@ -5,7 +5,6 @@ import pytest
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.system.conftest import Installation
 
-
 HARMLESS = (
     "favicon",
     "status of 422",  # a form that is sent back: Chromium logs it

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Most of a test run is waiting, so four processes suit two cores. A file stays in one process, and files keep their
-# order: what drives a browser comes last (see tests/conftest.py).
+# order: what runs for long comes first, what drives a browser last (see tests/conftest.py).
 PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test check bench css clean

@@ -95,14 +95,19 @@ class Site:
     """`daemonpulse up` with one node, a token, and `rows` stored prompts."""
 
     def __init__(self, daemon: Daemon, rows: int):
-        self.data_dir = Path(tempfile.mkdtemp(prefix="daemonpulse-bench-"))
+        self._folder = tempfile.TemporaryDirectory(prefix="daemonpulse-bench-", ignore_cleanup_errors=True)
+        self.data_dir = Path(self._folder.name)
         self.environment = os.environ | {"DAEMONPULSE_DATA_DIR": str(self.data_dir), "DAEMONPULSE_LOG_LEVEL": "WARNING"}
-        self._manage("prepare", "--simulator-port", "1", "--no-simulator")
+        self._prepare()
         seed = SEED.format(daemon=daemon.url, kind=KIND, model=MODEL, rows=rows)
         self.token = self._manage("shell", "-v0", "-c", seed).strip().splitlines()[-1]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
+
+    def _prepare(self) -> None:
+        """Make its key and its tables."""
+        self._manage("prepare", "--simulator-port", "1", "--no-simulator")
 
     def _manage(self, *arguments: str) -> str:
         argv = [sys.executable, "-m", "daemonpulse", *arguments]

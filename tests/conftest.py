@@ -42,9 +42,16 @@ def find_postgres() -> str | None:
     return str(Path(found).parent) if found else None
 
 
+def _turn(item) -> int:
+    """What runs for long begins first. What drives a browser comes last: Playwright keeps an event loop running in
+    its process, in which Django refuses to touch a database."""
+    if item.get_closest_marker("browser"):
+        return 2
+    return 0 if "tests/system/" in item.nodeid else 1
+
+
 def pytest_collection_modifyitems(config, items):
-    # Playwright keeps an event loop running in this process, in which Django refuses to touch a database.
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    items.sort(key=_turn)
     skipped: dict[str, int] = {}
     for item in items:
         for marker, (is_missing, _) in MISSING.items():

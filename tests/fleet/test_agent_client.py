@@ -1,7 +1,9 @@
 """The control plane's side of an agent: whom it trusts, and what it makes of hostile answers."""
 
 import contextlib
+import itertools
 import json
+import re
 import socket
 import ssl
 import threading
@@ -61,7 +63,7 @@ class Impostor:
     def _answer(self, connection: socket.socket) -> None:
         with contextlib.closing(connection):
             connection.settimeout(2)
-            self.received += connection.recv(65536)
+            self.received += _request(connection)
             for at in range(0, len(self.answer), self.step):
                 connection.sendall(self.answer[at : at + self.step])
                 time.sleep(self.pause)
@@ -71,6 +73,14 @@ class Impostor:
 
     def __exit__(self, *_) -> None:
         self.listener.close()
+
+
+def _request(connection: socket.socket) -> bytes:
+    """The whole of it: to close a connection on what was not read breaks it off before its answer has arrived."""
+    with connection.makefile("rb") as file:
+        head = b"".join(itertools.takewhile(bytes.strip, file))
+        length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
+        return head + file.read(int(length[1]) if length else 0)
 
 
 def http(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:

@@ -1,10 +1,14 @@
 """Whole installations: real processes, a real database file, the simulated daemon beside them."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -17,12 +21,28 @@ from tests.fleet.simulator_fixture import SimulatorProcess
 OTTER, HERON, OWL = "simulated/otter-8b", "simulated/heron-3b", "simulated/owl-thinker-14b"
 
 
+@cache
+def prepared() -> TemporaryDirectory:
+    """Where the first data folder of this process is kept, as it was before its first use."""
+    return TemporaryDirectory(prefix="daemonpulse-prepared-")
+
+
 class Installation(Site):
     """A Site with the calls that tests make, all through the product's own doors."""
 
     def __init__(self, daemon):
         super().__init__(daemon, rows=0)
         self.daemon = daemon
+
+    def _prepare(self) -> None:
+        """Made once and copied from then on: making a database's tables takes seconds. PostgreSQL has its own."""
+        kept = Path(prepared().name) / "data"
+        if "DATABASE_URL" not in self.environment and kept.exists():
+            shutil.copytree(kept, self.data_dir, dirs_exist_ok=True)
+            return
+        super()._prepare()
+        if "DATABASE_URL" not in self.environment:
+            shutil.copytree(self.data_dir, kept)
 
     def api(self, method: str, path: str, **kwargs) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}"} | kwargs.pop("headers", {})

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from urllib.parse import parse_qs
 
 from asgiref.sync import sync_to_async
@@ -24,7 +25,7 @@ def in_thread(function):
     return sync_to_async(run, thread_sensitive=False)
 
 
-class LiveConsumer(AsyncWebsocketConsumer):
+class LiveConsumer(AsyncWebsocketConsumer, ABC):
     """A socket that follows groups of the event log. Subclasses say which, and what to send."""
 
     watched: list[str] = []
@@ -58,15 +59,16 @@ class LiveConsumer(AsyncWebsocketConsumer):
             self.last_id = message["id"]
             await self.on_event(message)
 
+    @abstractmethod
     async def authorise(self) -> list[str] | None:
         """The groups to follow, from what this user may see; None when there is nothing for them here."""
-        raise NotImplementedError
 
     async def begin(self) -> None:
         """After subscribing: send what the page may lack."""
 
+    @abstractmethod
     async def on_event(self, message: dict) -> None:
-        raise NotImplementedError
+        """Something happened in one of the groups."""
 
 
 class RefreshingConsumer(LiveConsumer):
@@ -100,9 +102,9 @@ class RefreshingConsumer(LiveConsumer):
             await self.send(html)
         self.shown = new
 
+    @abstractmethod
     def fragments(self) -> dict[str, str]:
         """element id → HTML, in the order of the page."""
-        raise NotImplementedError
 
     def changed(self, old: dict[str, str], new: dict[str, str]) -> list[str]:
         return [html for key, html in new.items() if html != old.get(key)]

@@ -316,6 +316,17 @@
   for (const name of ["htmx:wsBeforeMessage", "htmx:beforeSwap"]) document.addEventListener(name, keep);
   for (const name of ["htmx:wsAfterMessage", "htmx:afterSwap"]) document.addEventListener(name, giveBack);
 
+  // Where a form's effect shows: the reader is led there, since what was pressed may be gone or far from it.
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const { successful, requestConfig } = event.detail;
+    const form = requestConfig?.elt.closest("[data-lead-to]");
+    if (!form || !successful || requestConfig.verb !== "post") return;
+    const title = document.querySelector(form.dataset.leadTo);
+    if (!title) return;
+    title.focus({ preventScroll: true });
+    title.scrollIntoView({ block: "nearest" });
+  });
+
   // Times in the reader's own words.
   const dateTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   const localise = (time) => {

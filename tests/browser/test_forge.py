@@ -72,6 +72,7 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     # Loaded, with its progress; what was typed stays.
     page.get_by_label("Idle time").fill("0.05")
     page.get_by_role("button", name="Load", exact=True).click()
+    expect(page.locator("#load-now-title")).to_be_focused()
     expect(page.locator("#load-now progress[value]")).to_be_visible(timeout=10_000)
     expect(page.locator("#load-now-label")).to_contain_text("%")
     copies = page.locator("#model-copies")
@@ -100,6 +101,8 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     check(other)
     copies.get_by_role("button", name="Eject").click()
     page.get_by_role("dialog").get_by_role("button", name="Eject it").click()
+    expect(page.locator("#copies-title")).to_be_focused()
+    expect(page.locator("#announcer")).to_have_text("Not loaded.", timeout=15_000)
     expect(copies).to_contain_text("None.", timeout=15_000)
     expect(other.locator("#models")).to_contain_text("on disk", timeout=10_000)
     other.close()

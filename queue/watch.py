@@ -18,7 +18,7 @@ from forge.downloads.downloader import Downloader
 from forge.heartbeat import Heartbeat
 from forge.models import Instance
 
-from .models import Prompt, Runner
+from .models import Device, Prompt, Receipt, Runner
 from .snapshot import make_plan
 from .states import State
 
@@ -49,6 +49,7 @@ class Watch:
             self.idle_at = time.monotonic()
             Instance.rescue()
             idle.step()
+            Device.note_silent()
         if not Runner.row().is_alive and is_awaited and make_plan().starts:
             Runner.call()
         if time.monotonic() - self.tidied_at > TIDY_SECONDS:
@@ -70,5 +71,6 @@ def tidy() -> None:
     Event.objects.filter(at__lt=now - KEEP_EVENTS).delete()
     Sample.thin()
     Command.forget_old()
+    Receipt.forget_old()
     SignInLink.objects.filter(expires_at__lt=now - KEEP_EVENTS).delete()
     call_command("clearsessions")

@@ -8,7 +8,7 @@ from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
-from daemonpulse.models.event import record_many, writing
+from daemonpulse.models.event import record, record_many, writing
 from fleet.daemons.errors import Reason
 from fleet.models import Node
 
@@ -224,6 +224,13 @@ class Prompt(Waiting, Running, models.Model):
             if won:
                 Runner.call_on_commit()
         return won
+
+    def remove(self) -> None:
+        """Forget it and all its attempts, everywhere; what runs is stopped first."""
+        self.cancel()
+        with writing():
+            record("prompt.removed", self.pk, owner_id=self.owner_id, lane=self.lane_id)
+            self.delete()
 
     def repeat(self) -> "Prompt":
         """The same again as a new prompt."""

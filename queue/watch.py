@@ -23,6 +23,7 @@ from .snapshot import make_plan
 from .states import State
 
 STEP_SECONDS = 0.5
+PRESENT_SECONDS = 4.0
 IDLE_SECONDS = 2.0  # how soon it is seen that a model has been idle for long enough
 TIDY_SECONDS = 60.0
 KEEP_EVENTS = timedelta(days=7)
@@ -34,7 +35,7 @@ class Watch:
         self.heartbeat = Heartbeat()
         self.dispatcher = Dispatcher()
         self.downloader = Downloader()
-        self.idle_at = self.tidied_at = 0.0
+        self.idle_at = self.tidied_at = self.present_at = 0.0
 
     def step(self) -> None:
         """Twice a second, also on a machine where nothing happens: every query here counts."""
@@ -52,6 +53,9 @@ class Watch:
             Device.note_silent()
         if not Runner.row().is_alive and is_awaited and make_plan().starts:
             Runner.call()
+        if time.monotonic() - self.present_at > PRESENT_SECONDS:
+            self.present_at = time.monotonic()
+            Runner.note_watch()
         if time.monotonic() - self.tidied_at > TIDY_SECONDS:
             self.tidied_at = time.monotonic()
             tidy()

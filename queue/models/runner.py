@@ -14,6 +14,7 @@ from django_q.tasks import async_task
 
 LEASE = timedelta(seconds=6)
 REQUEST_LIFETIME = timedelta(seconds=5)
+WATCHED_FOR = timedelta(seconds=12)
 TASK = "daemonpulse.queue.tasks.work"
 
 
@@ -37,6 +38,7 @@ class Runner(models.Model):
     name = models.CharField(max_length=120, blank=True, default="")
     seen_at = models.DateTimeField(null=True)
     called_at = models.DateTimeField(null=True)
+    watched_at = models.DateTimeField(null=True)  # a worker's watch was here
 
     def __str__(self):
         return self.name or "nobody"
@@ -49,6 +51,17 @@ class Runner(models.Model):
     def is_alive(self) -> bool:
         is_fresh = self.seen_at is not None and timezone.now() - self.seen_at < LEASE
         return bool(self.name) and is_fresh and not self.is_gone(self.name)
+
+    @classmethod
+    def has_worker(cls) -> bool:
+        """Whether a worker process runs somewhere, so that prompts get executed."""
+        watched_at = cls.row().watched_at
+        return watched_at is not None and timezone.now() - watched_at < WATCHED_FOR
+
+    @classmethod
+    def note_watch(cls) -> None:
+        """A worker is here; say it every few seconds."""
+        cls.objects.filter(pk=cls.row().pk).update(watched_at=timezone.now())
 
     @staticmethod
     def name_of_this_process() -> str:

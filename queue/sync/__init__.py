@@ -1,0 +1,1 @@
+"""The server's side of docs/sync.md: what paired devices call."""

@@ -14,6 +14,7 @@ import websockets
 
 from benchmarks.client import first_and_last, get, post
 from benchmarks.site import MODEL, Daemon, Site
+from benchmarks.sync import SyncBench
 
 STORED_ROWS = 10_000
 
@@ -286,6 +287,8 @@ async def main() -> None:
         bench.memory()
         if not only or "fleet" in only:
             await bench.fleet(max(5, int(20 * scale)))
+        if not only or "sync" in only:
+            await SyncBench(report, site).run(max(20, int(50 * scale)))
     finally:
         site.stop()
         daemon.stop()

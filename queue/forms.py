@@ -3,19 +3,25 @@
 import json
 
 from django import forms
+from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from fleet.models import Node
 from forge.models import Model
 
-from .models import Lane, Prompt
+from .models import Lane, Prompt, RemoteModel
+from .outbox import PRIORITY_NAMES, SETTINGS
 from .states import State
 
 MAX_TEXT = 1_000_000  # characters
 MAX_BATCH = 1000  # prompts at once
-PRIORITIES = {"low": -10, "normal": 0, "high": 10}
+PRIORITIES = {name: value for value, name in PRIORITY_NAMES.items()}
 REASONING = ("off", "low", "medium", "high", "on")
-SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_output_tokens", "reasoning")
+
+
+def _known_models() -> list[str]:
+    """The models that can be asked for: those of the nodes, on a client those that its server has named."""
+    return RemoteModel.keys() if settings.IS_CLIENT else Model.objects.usable().keys()
 
 
 def whole_characters(text: str) -> None:
@@ -65,9 +71,11 @@ class PromptForm(forms.Form):
     def __init__(self, *args, owner, known_models: list[str] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.owner = owner
-        self.known_models = Model.objects.usable().keys() if known_models is None else known_models
+        self.known_models = _known_models() if known_models is None else known_models
         if "node" in self.fields:
             self.fields["node"].queryset = Node.objects.enabled()
+            if settings.IS_CLIENT:
+                self.fields["node"].widget = forms.HiddenInput()
         if "follows" in self.fields:
             self.fields["follows"].queryset = Prompt.objects.of(owner)
 
@@ -79,6 +87,9 @@ class PromptForm(forms.Form):
 
     def clean_model(self):
         model = self.cleaned_data["model"]
+        if model not in self.known_models and settings.IS_CLIENT:
+            known = ", ".join(self.known_models[:10]) or "none yet; it names them when it is reached"
+            raise ValidationError(f"The server has no model “{model}”. Known: {known}.", code="unknown_model")
         if model not in self.known_models:
             known = ", ".join(self.known_models[:10]) or "none yet; add a node first"
             raise ValidationError(f"No node has the model “{model}”. Known: {known}.", code="unknown_model")
@@ -129,7 +140,7 @@ class EditForm(PromptForm):
     @classmethod
     def initial_of(cls, prompt: Prompt) -> dict:
         names = {value: name for name, value in PRIORITIES.items()}
-        return prompt.settings | {
+        stored = prompt.settings | {
             "model": prompt.model,
             "text": prompt.text,
             "system_prompt": prompt.system_prompt,
@@ -137,6 +148,7 @@ class EditForm(PromptForm):
             "node": prompt.node_pin_id,
             "follows": prompt.follows_id,
         }
+        return stored | prompt.wanted
 
 
 class SubmissionForm(PromptForm):
@@ -193,7 +205,8 @@ def type_errors(data: object) -> dict[str, list[ValidationError]]:
             continue
         expected, wording = JSON_TYPES[name]
         is_bool_for_number = isinstance(value, bool) and expected is not bool
-        if value is not None and (not isinstance(value, expected) or is_bool_for_number):
+        is_too_long = isinstance(value, int) and value.bit_length() > 63  # no column holds it, and no float
+        if value is not None and (not isinstance(value, expected) or is_bool_for_number or is_too_long):
             errors[name] = [ValidationError(f"Must be {wording}.", code="type")]
     return errors
 
@@ -220,7 +233,7 @@ class BatchForm(forms.Form):
     def __init__(self, *args, owner, **kwargs):
         super().__init__(*args, **kwargs)
         self.owner = owner
-        self.known_models = Model.objects.usable().keys()
+        self.known_models = _known_models()
 
     def clean(self):
         data = super().clean()

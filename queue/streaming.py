@@ -51,7 +51,10 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
             events = forwarded(message, position) if message else None
             has_ended = message is not None and message["kind"] == "prompt.finished"
             if events is None:
-                events, position, has_ended = await in_thread(caught_up)(prompt.pk, position)
+                try:
+                    events, position, has_ended = await in_thread(caught_up)(prompt.pk, position)
+                except Prompt.DoesNotExist:  # deleted meanwhile
+                    return
             if events:
                 yield b"".join(events)
             if has_ended:

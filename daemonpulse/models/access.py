@@ -52,7 +52,7 @@ class SignInLink(models.Model):
 
 class Scope(models.TextChoices):
     READ = "read", "Read prompts and models"
-    WRITE = "write", "Queue, cancel and retry prompts"
+    WRITE = "write", "Queue, cancel, retry and delete prompts"
     OPERATE = "operate", "Load, unload and download models"
 
 

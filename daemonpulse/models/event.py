@@ -16,6 +16,10 @@ class EventQuerySet(models.QuerySet):
         """Events past a cursor, in the order in which they were committed."""
         return self.filter(id__gt=event_id).order_by("id")
 
+    def lasting(self):
+        """What is kept for days; see Event.TRANSIENT_KINDS."""
+        return self.exclude(kind__in=Event.TRANSIENT_KINDS)
+
     def last_id(self) -> int:
         return self.order_by("-id").values_list("id", flat=True).first() or 0
 

@@ -19,7 +19,7 @@ CODE_LIFETIME = timedelta(minutes=5)
 CODE_LENGTH = 8
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
 SAME = str.maketrans("ILO", "110")  # what people read or type instead
-WINDOW = 63  # numbers below the highest that may still come, when requests overtake each other
+WINDOW = 63  # bits: the highest number and the 62 below it, which may still come when requests overtake each other
 KEEP_RECEIPTS = timedelta(days=90)
 
 
@@ -147,8 +147,9 @@ class Device(models.Model):
         fields = {"last_heard_at": timezone.now()} | ({} if pending is None else {"pending": pending})
         fields |= {"is_connected": True} if is_connected else {}
         with writing():
-            before = type(self).objects.filter(pk=self.pk).values("is_connected", "pending").first()
-            type(self).objects.filter(pk=self.pk).update(**fields)
+            paired = type(self).objects.paired().filter(pk=self.pk)
+            before = paired.values("is_connected", "pending").first()
+            paired.update(**fields)
             if before and is_connected and not before["is_connected"]:
                 record("device.online", self.pk, owner_id=self.owner_id)
             elif before and pending not in {None, before["pending"]}:
@@ -199,9 +200,11 @@ class PairingCode(models.Model):
         """The code, once; None when it is unknown, used or too old."""
         now, code_hash = timezone.now(), hashed(normalised(text))
         codes = cls.objects.filter(code_hash=code_hash, used_at=None, expires_at__gt=now, owner__is_active=True)
-        if not codes.update(used_at=now):
+        code = codes.select_related("owner").first()
+        # Without a join: of a joined row PostgreSQL does not look again after it has waited for its lock.
+        if code is None or not cls.objects.filter(pk=code.pk, used_at=None).update(used_at=now):
             return None
-        return cls.objects.select_related("owner").get(code_hash=code_hash)
+        return code
 
 
 def normalised(text: str) -> str:

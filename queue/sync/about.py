@@ -14,8 +14,8 @@ from ..pages import model_choices
 from .cursors import newest
 from .schema import counted, fields_of
 
-MUTATIONS = 250
-TEXT_CHARACTERS = 200_000
+MUTATIONS = 100
+TEXT_CHARACTERS = 150_000
 WATCHED = 20
 LIMITS = {
     "body_bytes": settings.DATA_UPLOAD_MAX_MEMORY_SIZE,

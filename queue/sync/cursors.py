@@ -25,8 +25,13 @@ def text_of(event_id: int) -> str:
     return f"e.{event_id}"
 
 
+def newest_id() -> int:
+    """Of what the log keeps: the cursor must still be in it when what is transient has been tidied away."""
+    return Event.objects.lasting().last_id()
+
+
 def newest() -> str:
-    return text_of(Event.objects.last_id())
+    return text_of(newest_id())
 
 
 def text_of_listing(listing: Listing) -> str:
@@ -49,6 +54,5 @@ def read(text: str) -> int | Listing | None:
 
 def is_complete_since(event_id: int) -> bool:
     """Whether the log still has everything after this event, and has ever come so far."""
-    lasting = Event.objects.exclude(kind__in=Event.TRANSIENT_KINDS)
-    oldest = lasting.order_by("id").values_list("id", flat=True).first()
+    oldest = Event.objects.lasting().order_by("id").values_list("id", flat=True).first()
     return oldest is not None and oldest - 1 <= event_id <= Event.objects.last_id()

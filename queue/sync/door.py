@@ -38,10 +38,6 @@ class Pace:
         self.spent[key] = now, spent + 1
         return 0.0
 
-    def forget_old(self, seconds: float = 3600.0) -> None:
-        since = time.monotonic() - seconds
-        self.spent = {key: value for key, value in list(self.spent.items()) if value[0] > since}
-
 
 PACE = Pace(per_second=20, burst=100)
 
@@ -67,9 +63,17 @@ def check_way(request: HttpRequest, version: int, is_known: bool) -> None:
         raise SyncError(404, "no_call", "There is no such call.")
     if request.method != "POST":
         raise SyncError(405, "method", "Use POST here.")
-    origin = request.headers.get("Origin", "")
-    if origin and urlsplit(origin).netloc.lower() != request.get_host().lower():
+    if not _is_own_page(request):
         raise SyncError(403, "foreign_origin", "Only this server's own pages may call it from a browser.")
+
+
+def _is_own_page(request: HttpRequest) -> bool:
+    """Whether it comes from a page of ours, or from no page at all."""
+    origin = request.headers.get("Origin", "")
+    try:
+        return not origin or urlsplit(origin).netloc.lower() == request.get_host().lower()
+    except ValueError:
+        return False
 
 
 def body_of(request: HttpRequest) -> bytes:

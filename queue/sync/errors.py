@@ -1,8 +1,12 @@
 """What can be wrong with a device's call, as docs/sync.md has it."""
 
+from itertools import islice
+
 from django.core.exceptions import ValidationError
 
 from daemonpulse.api import ApiError
+
+MOST_FIELDS, MOST_CHARACTERS = 20, 1000
 
 
 class SyncError(Exception):
@@ -19,8 +23,14 @@ class SyncError(Exception):
 
 def invalid(errors: dict[str, list[ValidationError]]) -> SyncError:
     """422 with the fields and their rules."""
-    api = ApiError.of_fields(errors)
-    return SyncError(422, "invalid", api.message, fields=api.fields)
+    api = ApiError.of_fields(dict(islice(errors.items(), MOST_FIELDS)))
+    fields = [{name: quotable(value) for name, value in row.items()} for row in api.fields]
+    return SyncError(422, "invalid", quotable(api.message), fields=fields)
+
+
+def quotable(text: str) -> str:
+    """What a client sent, as an answer may repeat it: no half characters, no NUL, not at any length."""
+    return text[:MOST_CHARACTERS].encode(errors="replace").decode().replace("\0", "?")
 
 
 def wrong_field(field: str, rule: str, message: str) -> SyncError:

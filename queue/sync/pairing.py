@@ -2,7 +2,10 @@
 
 import json
 
+from django.db import transaction
+
 from daemonpulse import sealing
+from daemonpulse.models.event import writing
 
 from ..models import Device, PairingCode
 from .about import server
@@ -21,14 +24,15 @@ def pair(data: object) -> dict:
     if told["kind"] not in Device.Kind.values:
         raise wrong_field("kind", "invalid_choice", f"Must be one of {', '.join(Device.Kind.values)}.")
     key, point = _agreed(told["public_key"]) if "public_key" in told else (b"", b"")
-    code = PairingCode.redeem(told["code"])
-    if code is None:
-        raise SyncError(
-            422, "bad_code", "This code is wrong, used or older than five minutes. Ask for a new one under Devices."
+    with transaction.atomic(), writing():  # whatever fails gives the code back
+        code = PairingCode.redeem(told["code"])
+        if code is None:
+            raise SyncError(
+                422, "bad_code", "This code is wrong, used or older than five minutes. Ask for a new one under Devices."
+            )
+        device, token = Device.pair(
+            code, key=sealing.to_text(key), name=name, kind=told["kind"], app=told.get("app", "")[:40]
         )
-    device, token = Device.pair(
-        code, key=sealing.to_text(key), name=name, kind=told["kind"], app=told.get("app", "")[:40]
-    )
     answer = {"device": str(device.pk), "name": device.name, "sealed": device.is_sealed, "server": server()}
     if not key:
         return answer | {"token": token}

@@ -21,7 +21,7 @@ from .schema import counted, fields_of, uuid_of
 
 PAGE, MAX_PAGE = 200, 500
 PAGE_BYTES = 700_000  # sealing makes a third more of it, and an answer is at most 1 MB
-CUT_AFTER = 32_000  # characters of each text in a change
+CUT_AFTER = 24_000  # characters of each text in a change
 TEXTS = ("text", "system_prompt", "detail", "reasoning", "answer")
 PRIORITY_NAMES = {value: name for name, value in PRIORITIES.items()}
 
@@ -41,7 +41,7 @@ def pull(device: Device, data: object) -> dict:
 
 def _since(device: Device, event_id: int, limit: int) -> dict:
     """The prompts that changed after an event, each once, where its last change stands in the log."""
-    until = Event.objects.last_id()
+    until = cursors.newest_id()
     log = Event.objects.filter(id__gt=event_id, id__lte=until, owner=device.owner, kind__in=KINDS)
     touched = list(log.values_list("subject").annotate(last=Max("id")).order_by("last")[: limit + 1])
     is_all = len(touched) <= limit
@@ -67,7 +67,7 @@ def _since(device: Device, event_id: int, limit: int) -> dict:
 
 def _listing(device: Device, place: Listing | None, limit: int) -> dict:
     """Every prompt, newest first; `live` is from before its first page."""
-    live = place.live if place else Event.objects.last_id()
+    live = place.live if place else cursors.newest_id()
     rows = _rows(device).order_by("-enqueued_at", "-id")
     if place:
         at = place.enqueued_at

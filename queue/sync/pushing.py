@@ -1,8 +1,11 @@
 """What a device wants changed: applied in its order, once, all in one transaction with its receipts."""
 
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
+
+from django.db import transaction
 
 from daemonpulse.api import form_errors
 from daemonpulse.models.event import writing
@@ -13,7 +16,7 @@ from ..models import Device, Prompt, Receipt
 from ..states import State
 from .about import MUTATIONS
 from .cursors import newest
-from .errors import SyncError, invalid, wrong_field
+from .errors import MOST_FIELDS, SyncError, invalid, wrong_field
 from .schema import fields_of, uuid_of
 
 SUBMIT, EDIT, CANCEL, RETRY, DELETE = "submit", "edit", "cancel", "retry", "delete"
@@ -43,7 +46,9 @@ def push(device: Device, data: object) -> dict:
     mutations = [_read(number, item) for number, item in enumerate(told["mutations"])]
     if len(mutations) > MUTATIONS:
         raise wrong_field("mutations", "too_many", f"At most {MUTATIONS} at once; these are {len(mutations)}.")
-    with writing():
+    with transaction.atomic(), writing():
+        if not Device.objects.paired().filter(pk=device.pk).exists():  # since it came in by the door
+            raise SyncError(401, "revoked", "The device was shut out. Pair it again if it should come back.")
         results = _known(device, mutations)
         new = list({one.id: one for one in mutations if one.id not in results}.values())
         for is_submit, group in groupby(new, lambda one: one.kind == SUBMIT):
@@ -66,7 +71,8 @@ def _read(number: int, item: object) -> Mutation:
 
 
 def _known(device: Device, mutations: list[Mutation]) -> dict[UUID, dict]:
-    receipts = device.receipts.filter(mutation_id__in=[one.id for one in mutations])
+    """Results of what this person's devices had done before: an outbox outlives a pairing."""
+    receipts = Receipt.objects.filter(device__owner=device.owner_id, mutation_id__in=[one.id for one in mutations])
     return dict(receipts.values_list("mutation_id", "result"))
 
 
@@ -114,6 +120,8 @@ def _draft(device: Device, one: Mutation, known_models: list[str]) -> dict:
 
 def _checked(fields: dict) -> dict:
     """Fields of the right JSON types. Raises Refused."""
+    if len(fields) > MOST_FIELDS:
+        raise Refused(wrong_field("fields", "too_many", "These are more fields than there are."))
     if errors := type_errors(fields):
         raise Refused(invalid(errors))
     if wrong := NOT_HERE & fields.keys():
@@ -122,7 +130,10 @@ def _checked(fields: dict) -> dict:
 
 
 def _change_all(device: Device, mutations: list[Mutation]) -> dict[UUID, dict]:
-    verbs = {EDIT: _edit, CANCEL: _cancel, RETRY: _retry, DELETE: _delete}
+    edit = partial(
+        _edit, known_models=Model.objects.usable().keys() if any(one.kind == EDIT for one in mutations) else []
+    )
+    verbs = {EDIT: edit, CANCEL: _cancel, RETRY: _retry, DELETE: _delete}
     results = {}
     for one in mutations:
         prompt = Prompt.objects.of(device.owner).select_related("lane").filter(pk=one.prompt_id).first()
@@ -135,7 +146,7 @@ def _change_all(device: Device, mutations: list[Mutation]) -> dict[UUID, dict]:
     return results
 
 
-def _edit(prompt: Prompt, one: Mutation) -> str:
+def _edit(prompt: Prompt, one: Mutation, known_models: list[str]) -> str:
     not_queued = Refused(
         SyncError(409, "not_queued", f"It does not wait any more: it is {prompt.state}."), prompt.state
     )
@@ -145,7 +156,7 @@ def _edit(prompt: Prompt, one: Mutation) -> str:
     fields = _checked(one.fields)
     if "follows" in fields:
         raise Refused(wrong_field("follows", "unknown_field", "What a prompt follows cannot be changed."))
-    form = EditForm(initial | fields, owner=prompt.owner, initial=initial)
+    form = EditForm(initial | fields, owner=prompt.owner, initial=initial, known_models=known_models)
     if not form.is_valid():
         raise Refused(invalid(form_errors(form)), prompt.state)
     draft = form.draft()

@@ -17,6 +17,8 @@ def fields_of(data: object, known: dict[str, type], required: tuple[str, ...] = 
     for name, value in data.items():
         if name not in known:
             raise wrong_field(prefix + name, "unknown_field", f"There is no such field. Known: {', '.join(known)}.")
+        if isinstance(value, str):
+            whole_text(value, prefix + name)
         is_bool_for_number = isinstance(value, bool) and known[name] is int
         if not isinstance(value, known[name]) or is_bool_for_number:
             raise wrong_field(prefix + name, "type", f"Must be {WORDS[known[name]]}.")
@@ -26,11 +28,21 @@ def fields_of(data: object, known: dict[str, type], required: tuple[str, ...] = 
     return data
 
 
+def whole_text(text: str, where: str) -> None:
+    """Raises SyncError for what cannot be stored or sent: half characters and NUL."""
+    if "\0" in text or text != text.encode(errors="replace").decode():
+        raise wrong_field(where, "characters", "It has characters that cannot be stored.")
+
+
 def uuid_of(text: object, where: str) -> uuid.UUID:
+    """In the one spelling that answers have, by which a device finds them."""
     try:
-        return uuid.UUID(text)
+        made = uuid.UUID(text)
     except (ValueError, AttributeError, TypeError) as error:
         raise wrong_field(where, "invalid", "Must be a UUID.") from error
+    if str(made) != text:
+        raise wrong_field(where, "invalid", "Must be a UUID in lower case with dashes.")
+    return made
 
 
 def counted(data: dict, name: str, default: int | None, most: int) -> int | None:

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import time
+from collections import Counter
+from typing import ClassVar
 
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from daemonpulse import sealing
@@ -22,6 +25,8 @@ PING_SECONDS, ANSWER_SECONDS = 20.0, 8.0
 POKE_SECONDS = 0.1
 NOTED_SECONDS = 8.0  # a device that says the same again is written down so often
 MALFORMED, NOT_ADMITTED, REVOKED, SILENT, VERSION = 4400, 4401, 4403, 4408, 4426
+AGAIN = 1013  # try again later (RFC 6455's registry)
+MAY_COME_BACK = {"too_fast", "replayed"}
 HELLO = {"type": str, "token": str, "cursor": str, "pending": int}
 FRAMES = {
     "ping": {"type": str, "pending": int},
@@ -34,8 +39,19 @@ SHOWN_KIND = {"reasoning": "reasoning", "message": "answer"}
 class SyncConsumer(AsyncWebsocketConsumer):
     """1. connect: wait for the hello. 2. receive: the hello admits, the rest is answered. 3. event: poke, pieces."""
 
+    open_sockets: ClassVar[Counter] = Counter()  # of this process, by device: one may have several for a moment
     device: Device | None = None
     last_id = 0
+    is_closing = False
+
+    async def __call__(self, scope, receive, send):
+        try:
+            await super().__call__(scope, receive, send)
+        except StopConsumer:
+            raise
+        except Exception:  # Channels then sends no disconnect
+            await self._let_go()
+            raise
 
     async def connect(self):
         self.groups_watched: set[str] = set()
@@ -51,14 +67,32 @@ class SyncConsumer(AsyncWebsocketConsumer):
         self._start(self._close_without_hello())
 
     async def disconnect(self, code):
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        self.is_closing = True
         for task in self.tasks:
             task.cancel()
-        for group in self.groups_watched:
+        groups, self.groups_watched = self.groups_watched, set()
+        for group in groups:
             await tail().unwatch(group, self.channel_name)
-        if self.device is not None:
-            await in_thread(self.device.gone)()
+        if self.device is None:
+            return
+        key, self.device = self.device.pk, None
+        self.open_sockets[key] -= 1
+        if not self.open_sockets[key]:
+            del self.open_sockets[key]
+            await in_thread(Device(pk=key).gone)()
+
+    async def close(self, code=None, reason=None):
+        """What comes after this is not heard."""
+        if not self.is_closing:
+            self.is_closing = True
+            await super().close(code, reason)
 
     async def receive(self, text_data=None, bytes_data=None):
+        if self.is_closing:
+            return
         self.heard_at = time.monotonic()
         try:
             if self.device is None:
@@ -69,7 +103,7 @@ class SyncConsumer(AsyncWebsocketConsumer):
             await self._refuse(error)
 
     async def event(self, message: dict):
-        if message["id"] <= self.last_id:  # one event may come through several groups
+        if self.is_closing or message["id"] <= self.last_id:  # one event may come through several groups
             return
         self.last_id = message["id"]
         kind, subject = message["kind"], message["subject"]
@@ -91,8 +125,11 @@ class SyncConsumer(AsyncWebsocketConsumer):
         self.hello_seq = self.seq = seq or 0
         pending = counted(hello, "pending", None, MOST_PENDING)
         self.device = device
+        self.open_sockets[device.pk] += 1
         await self._watch({f"user.{device.owner_id}", f"device.{device.pk}"})
-        await self._note(pending)
+        await self._note(pending)  # and look whether it may still come in, now that it would hear of the contrary
+        if self.is_closing:
+            return
         is_working = await in_thread(Runner.has_worker)()
         told = await in_thread(server)()
         await self._say("welcome", server=told, cursor=await in_thread(cursors.newest)(), is_working=is_working)
@@ -106,9 +143,13 @@ class SyncConsumer(AsyncWebsocketConsumer):
     async def _refuse(self, error: SyncError) -> None:
         """The reason and the end; what is wrong once would be wrong again."""
         await self._say("error", **error.as_json())
-        codes = {426: VERSION, 400: MALFORMED, 422: MALFORMED}
-        is_stranger = self.device is None and error.code != "malformed"
-        await self.close(NOT_ADMITTED if is_stranger else codes.get(error.status, NOT_ADMITTED))
+        if error.code in MAY_COME_BACK:
+            code = AGAIN
+        elif error.code in {"malformed", "invalid"}:
+            code = MALFORMED
+        else:
+            code = NOT_ADMITTED
+        await self.close(code, error.code)
 
     # Frames
 
@@ -178,7 +219,7 @@ class SyncConsumer(AsyncWebsocketConsumer):
 
     async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(PING_SECONDS)
+            await asyncio.sleep(PING_SECONDS - ANSWER_SECONDS)
             asked_at = time.monotonic()
             await self._say("ping")
             await asyncio.sleep(ANSWER_SECONDS)
@@ -187,15 +228,24 @@ class SyncConsumer(AsyncWebsocketConsumer):
                 return
 
     async def _note(self, pending: int | None) -> None:
+        """Write down that it was heard of, and look whether it may still be here: its owner may not."""
         is_news = pending is not None and pending != self.noted_pending
         if is_news or time.monotonic() - self.noted_at > NOTED_SECONDS:
             self.noted_at, self.noted_pending = time.monotonic(), pending if pending is not None else self.noted_pending
-            await in_thread(self.device.heard)(pending, is_connected=True)
+            if await in_thread(heard)(self.device, pending):
+                return
+            await self.close(REVOKED, "revoked")
 
     def _start(self, work) -> None:
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def heard(device: Device, pending: int | None) -> bool:
+    """Note it; False when the device or its owner may not come in any more."""
+    device.heard(pending, is_connected=True)
+    return device.is_usable
 
 
 def admitted(text: str) -> tuple[Device, int | None, dict]:

@@ -1,6 +1,9 @@
 """One view for all calls of docs/sync.md."""
 
+from datetime import timedelta
+
 from django.contrib.auth.decorators import login_not_required
+from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from daemonpulse.throttling import client_address
@@ -12,6 +15,7 @@ from .pairing import leave, pair
 from .pulling import pull, text
 from .pushing import push
 
+HEARD_EVERY = timedelta(minutes=1)  # a device that never pings is there as well
 CALLS = {"ping": ping, "push": push, "pull": pull, "text": text, "models": models, "leave": leave}
 
 
@@ -28,6 +32,8 @@ def call(request, version: int, name: str):
         opened = door.open_body(request, device, name)
         if opened.seq is not None:
             door.check_fresh(device, opened.seq)
+        if device.last_heard_at is None or timezone.now() - device.last_heard_at > HEARD_EVERY:
+            device.heard()
         data = opened.data if opened.seq is None else door.parsed(opened.data)
         told = CALLS[name](device, data)  # 4
     except SyncError as error:

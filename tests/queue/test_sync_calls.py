@@ -71,7 +71,15 @@ def test_a_code_ends_after_five_minutes_or_when_another_is_made(alice):
 
 def test_a_wrong_field_does_not_use_up_the_code(alice):
     code = PairingCode.issue(alice)[1]
-    for wrong in ({"kind": "toaster"}, {"name": " "}, {"public_key": "AAAA"}, {"public_key": "!"}, {"colour": "red"}):
+    for wrong in (
+        {"kind": "toaster"},
+        {"name": " "},
+        {"name": "\ud800"},
+        {"app": "a\0"},
+        {"public_key": "AAAA"},
+        {"public_key": "!"},
+        {"colour": "red"},
+    ):
         answer = pair(code, **wrong)
         assert error_of(answer) == (422, "invalid")
         assert answer.json()["error"]["fields"][0]["field"] in wrong
@@ -109,6 +117,7 @@ def test_it_answers_to_a_wrong_way_in_words(alice):
     answer = phone.client.get("/api/sync/v1/ping")
     assert error_of(answer) == (405, "method") and answer["Allow"] == "POST"
     assert error_of(phone.post("ping", "{}", JSON, Origin="http://evil.example")) == (403, "foreign_origin")
+    assert error_of(phone.post("ping", "{}", JSON, Origin="http://[bad")) == (403, "foreign_origin")
     assert phone.post("ping", "{}", JSON, Origin="http://testserver").status_code == 200
     assert error_of(phone.post("ping", "{}", "text/plain")) == (415, "content_type")
 
@@ -134,7 +143,12 @@ def test_it_slows_down_a_device_that_calls_too_often_and_no_other(alice, monkeyp
 
 def test_it_names_the_field_that_is_wrong(alice):
     phone = TestDevice(alice)
-    for data, field in (({"pending": "3"}, "pending"), ({"pending": -1}, "pending"), ({"pendng": 3}, "pendng")):
+    for data, field in (
+        ({"pending": "3"}, "pending"),
+        ({"pending": -1}, "pending"),
+        ({"pendng": 3}, "pendng"),
+        ({"\ud800": 3}, "?"),
+    ):
         status, answer = phone.call("ping", data)
         assert (status, answer["error"]["fields"][0]["field"]) == (422, field)
 
@@ -235,6 +249,12 @@ def test_ping_tells_who_is_there_and_notes_the_device(alice, node):
     assert told["limits"]["mutations"] >= 100
     assert phone.row.pending == 7
     assert timezone.now() - phone.row.last_heard_at < timedelta(seconds=5)
+
+
+def test_a_device_that_only_pulls_was_there_too(alice):
+    phone = TestDevice(alice)
+    phone.pull()
+    assert phone.row.last_heard_at is not None
 
 
 def test_it_lists_the_models(alice, node):

@@ -9,8 +9,10 @@ from django.utils import timezone
 
 from daemonpulse import sealing
 from daemonpulse.models import Event
+from daemonpulse.models.event import record
 from daemonpulse.queue.models import Prompt
 from daemonpulse.queue.sync import door, pulling
+from daemonpulse.queue.watch import tidy
 from pulse.thinking import Kind
 
 from .devices import TestDevice
@@ -167,3 +169,13 @@ def test_old_clocks_do_not_matter(phone, alice):
     Prompt.objects.update(enqueued_at=timezone.now() - timedelta(days=400))
     changes, _ = phone.pull_all(limit=2)
     assert len(set(ids(changes))) == len(changes) == 9
+
+
+def test_a_quiet_week_costs_no_listing(phone, alice):
+    submit(alice)
+    _, cursor = phone.pull_all()
+    record("reading.taken", 1)
+    assert phone.pull(cursor)["cursor"] == cursor
+    Event.objects.update(at=timezone.now() - timedelta(days=8))
+    tidy()
+    assert not phone.pull(cursor)["reset"]

@@ -1,5 +1,6 @@
 """What devices want changed: applied once, in order, each answered by itself."""
 
+import json
 import uuid
 
 import pytest
@@ -8,6 +9,8 @@ from django.core.cache import cache
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Device, Prompt, Receipt
 from daemonpulse.queue.sync import about, door
+from daemonpulse.queue.sync.errors import SyncError
+from daemonpulse.queue.sync.pushing import push
 
 from .devices import TestDevice, mutation, submission
 from .prompts import done, fresh, kinds_of, running, submit
@@ -181,7 +184,7 @@ def test_a_list_that_is_wrong_does_nothing(phone, item, field):
 
 def test_it_takes_no_more_at_once_than_it_says(phone):
     most = phone.call("ping")[1]["limits"]["mutations"]
-    assert most == about.MUTATIONS
+    assert most == about.MUTATIONS >= 50
     status, answer = phone.call("push", {"mutations": [mutation("delete") for _ in range(most + 1)]})
     assert (status, answer["error"]["fields"][0]["rule"]) == (422, "too_many")
 
@@ -198,3 +201,46 @@ def test_receipts_go_after_ninety_days(phone):
 def test_devices_go_with_their_owner(phone, alice):
     alice.delete()
     assert not Device.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "\ud800", "text": "x"},
+        {"model": "a\0", "text": "x"},
+        {"model": "otter", "text": "x", "priority": "\ud800"},
+        {"model": "otter", "text": "x", "\ud800": 1},
+        {"model": "otter", "text": "x", "temperature": 10**400},
+        {"model": "otter", "text": "x", "top_k": 10**400},
+        {"model": "otter", "text": "x"} | {f"field {n}": n for n in range(20_000)},
+    ],
+)
+def test_nothing_that_one_mutation_says_blocks_the_rest(phone, fields):
+    bad, good = mutation("submit", **{}) | {"fields": fields}, submission("good")
+    status, answer = phone.call("push", {"mutations": [bad, good]})
+    assert (status, [one["status"] for one in answer["results"]]) == (200, ["refused", "applied"])
+    assert len(json.dumps(answer)) < 20_000
+    assert phone.call("push", {"mutations": [bad, good]})[1]["results"] == answer["results"]
+
+
+def test_a_repeat_after_pairing_anew_has_no_effect(phone, alice):
+    draft = submission()
+    phone.push(draft)
+    Prompt.objects.get().remove()
+    again = TestDevice(alice)
+    assert again.push(draft)[0]["status"] == "applied"
+    assert not Prompt.objects.exists()
+
+
+def test_ids_come_back_as_they_were_sent(phone):
+    draft = submission()
+    status, answer = phone.call("push", {"mutations": [draft | {"id": draft["id"].upper()}]})
+    assert (status, answer["error"]["fields"][0]["field"]) == (422, "mutations[0].id")
+
+
+def test_what_a_device_wanted_before_it_was_shut_out_is_not_done(phone):
+    row = phone.row
+    row.revoke()
+    with pytest.raises(SyncError, match="revoked"):
+        push(row, {"mutations": [submission()]})
+    assert not Prompt.objects.exists()

@@ -15,6 +15,7 @@ from daemonpulse.consumers import in_thread
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Device
 from daemonpulse.queue.sync import door, socket
+from daemonpulse.tail import tail
 from pulse.thinking import Kind
 from tests.sockets import HOST, own_tail
 
@@ -222,15 +223,16 @@ def test_it_refuses_strangers_in_words(alice, node):
     other = TestDevice(alice, sealed=True)
     hellos = [
         ("nonsense", 4400, "malformed"),
-        ("{}", 4401, "invalid"),
+        ("{}", 4400, "invalid"),
         ("[]", 4400, "malformed"),
         (json.dumps({"type": "ping", "token": plain.token}), 4400, "malformed"),
         (json.dumps({"type": "hello", "token": "dpd_x"}), 4401, "unknown_token"),
+        (json.dumps({"type": "hello", "token": "\ud800"}), 4400, "invalid"),
         (hello_of(gone), 4401, "revoked"),
         (json.dumps({"type": "hello", "token": sealed.token}), 4401, "sealed_only"),
         (sealed.sealed("push", {"type": "hello", "token": sealed.token}), 4401, "unopened"),
         (hello_of(sealed, token=other.token), 4401, "unknown_token"),
-        (sealing.seal(sealed.key, {"kid": "x"}, b"{}"), 4401, "invalid"),
+        (sealing.seal(sealed.key, {"kid": "x"}, b"{}"), 4400, "invalid"),
     ]
 
     async def refused(text: str, device=plain):
@@ -248,7 +250,7 @@ def test_it_refuses_strangers_in_words(alice, node):
         await opened.socket.send_to(used)
         opened.hello_seq = sealing.header_of(used)["seq"]
         assert (await opened.hears())["type"] == "welcome"
-        assert await refused(used) == (4401, "replayed")
+        assert await refused(used) == (1013, "replayed")
         await opened.socket.disconnect()
 
     play(scene)
@@ -309,3 +311,80 @@ def test_a_wrong_frame_ends_it(alice, node, frame):
             assert await opened.closed() == 4400
 
     play(scene)
+
+
+def test_a_device_that_is_revoked_during_its_hello_stays_outside(phone, monkeypatch):
+    watch = socket.SyncConsumer._watch
+
+    async def revoked_meanwhile(consumer, groups):
+        await in_thread(lambda: phone.row.revoke())()
+        await watch(consumer, groups)
+
+    monkeypatch.setattr(socket.SyncConsumer, "_watch", revoked_meanwhile)
+
+    async def scene():
+        opened = Line(phone)
+        await opened.socket.connect(timeout=5)
+        await opened.say("hello", token=phone.token)
+        assert await opened.closed() == 4403
+
+    play(scene)
+    assert not phone.row.is_online
+    assert not Event.objects.filter(kind="device.online").exists()
+
+
+def test_one_whose_owner_may_not_come_in_any_more_is_let_go(phone, alice, monkeypatch):
+    monkeypatch.setattr(socket, "NOTED_SECONDS", 0)
+
+    async def scene():
+        async with line(phone) as opened:
+            await in_thread(type(alice).objects.filter(pk=alice.pk).update)(is_active=False)
+            await opened.say("ping")
+            assert await opened.closed() == 4403
+
+    play(scene)
+
+
+def test_it_stays_online_while_one_of_two_sockets_is_open(phone):
+    async def scene():
+        async with line(phone):
+            async with line(phone):
+                pass
+            assert (await in_thread(lambda: phone.row)()).is_online
+        assert not (await in_thread(lambda: phone.row)()).is_online
+
+    play(scene)
+
+
+def test_nothing_is_heard_after_the_close(alice):
+    device = TestDevice(alice)
+
+    async def scene():
+        opened = Line(device)
+        await opened.socket.connect(timeout=5)
+        await opened.socket.send_to("{}")
+        await opened.socket.send_to(hello_of(device))
+        assert json.loads(await opened.socket.receive_from(timeout=5))["type"] == "error"
+        assert await opened.closed() == 4400
+        assert await opened.socket.receive_nothing(timeout=0.2)
+
+    play(scene)
+    assert not device.row.is_online
+
+
+def test_a_fault_of_ours_leaves_nobody_listening(alice, node, monkeypatch):
+    device = TestDevice(alice)
+
+    async def scene():
+        opened = Line(device)
+        await opened.socket.connect(timeout=5)
+        await opened.say("hello", token=device.token)
+        assert (await opened.hears())["type"] == "welcome"
+        monkeypatch.setattr(socket, "counted", lambda *args: 1 / 0)
+        await opened.say("ping")
+        with pytest.raises(ZeroDivisionError):
+            await opened.socket.wait(timeout=5)
+        assert not tail().watched
+
+    play(scene)
+    assert not device.row.is_online

@@ -1,11 +1,11 @@
 """The agent's own certificate: made once, and trusted by its fingerprint instead of by an authority."""
 
-import ipaddress
-import os
-import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from daemonpulse.certs import general_name, write_private
+from daemonpulse.own_names import checked, own_names
 
 CERTIFICATE, KEY = "tls.pem", "tls.key"
 LIFETIME = timedelta(days=3650)  # it is pinned: a date adds nothing but an outage
@@ -74,27 +74,10 @@ def _make(files: Certificate, host: str) -> None:
     )
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write(files.key, secret)
-    _write(files.certificate, certificate.public_bytes(pem))
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-        output.write(content)
+    write_private(files.key, secret)
+    write_private(files.certificate, certificate.public_bytes(pem))
 
 
 def _names(host: str) -> list:
     """The names and addresses under which this machine may be asked for."""
-    from cryptography import x509
-
-    own_name = socket.gethostname()
-    names = dict.fromkeys(filter(None, ["localhost", own_name, f"{own_name}.local", "127.0.0.1", "::1", host]))
-    return [_name(x509, name) for name in names]
-
-
-def _name(x509, name: str):
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name.encode("idna").decode())
+    return [general_name(name) for name in dict.fromkeys([*own_names(), *([checked(host)] if host else [])])]

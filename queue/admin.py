@@ -4,7 +4,7 @@ from django.contrib import admin
 
 from daemonpulse.admin import ReadOnlyAdmin
 
-from .models import Attempt, Lane, Prompt
+from .models import Attempt, Device, Lane, Prompt
 
 PROMPT_TEXTS = ("text", "system_prompt", "detail")
 ATTEMPT_TEXTS = ("reasoning", "answer", "detail")
@@ -106,3 +106,28 @@ class LaneAdmin(admin.ModelAdmin):
     def resume(self, request, queryset):
         for lane in queryset:
             lane.resume()
+
+
+@admin.register(Device)
+class DeviceAdmin(ReadOnlyAdmin):
+    """Devices are paired and named by their owners; operators can revoke them. Nothing here lets anybody in."""
+
+    list_display = ["name", "owner", "kind", "app", "is_sealed", "pending", "paired_at", "last_heard_at", "revoked_at"]
+    list_select_related = ["owner"]
+    list_filter = ["kind", "owner"]
+    search_fields = ["name", "=id"]
+    fields = ["id", *list_display[:6], "is_connected", *list_display[6:]]
+    readonly_fields = ["id", "is_sealed"]
+    actions = ["revoke"]
+
+    def has_revoke_permission(self, request):
+        return request.user.has_perm("queue.delete_device")
+
+    @admin.display(boolean=True, description="Sealed")
+    def is_sealed(self, device):
+        return device.is_sealed
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke(self, request, queryset):
+        done = sum(device.revoke() for device in queryset)
+        self.message_user(request, f"{done} revoked.")

@@ -3,7 +3,7 @@
 import uuid
 
 from django.core.paginator import Paginator
-from django.http import JsonResponse, StreamingHttpResponse
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 
 from daemonpulse.api import ApiError, api_view, form_errors, json_body
 from daemonpulse.models.access import Scope
@@ -79,9 +79,15 @@ def _page_size(request) -> int:
         raise ApiError(422, "page_size must be a whole number.", "page_size", "type") from error
 
 
-@api_view(GET=Scope.READ)
+@api_view(GET=Scope.READ, DELETE=Scope.WRITE)
 def prompt(request, pk):
-    return JsonResponse(described(_own(request, pk)))
+    return remove(request, pk) if request.method == "DELETE" else JsonResponse(described(_own(request, pk)))
+
+
+def remove(request, pk):
+    """204, whatever state it was in; what runs is stopped first."""
+    _own(request, pk).remove()
+    return HttpResponse(status=204)
 
 
 @api_view(POST=Scope.WRITE)

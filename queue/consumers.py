@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from django.template.loader import render_to_string
 
-from daemonpulse.consumers import LiveConsumer, RefreshingConsumer, in_thread
+from daemonpulse.consumers import NOT_FOUND, LiveConsumer, RefreshingConsumer, in_thread
 
 from .live import Position
 from .models import Prompt
@@ -19,7 +19,8 @@ MOVES_PLACES = {"prompt.claimed", "prompt.cancelled", "prompt.reordered", "promp
 class PromptConsumer(LiveConsumer):
     """One prompt: pieces of text as they come, the whole prompt anew when its state changes or a piece is missing.
 
-    `?seen=` says what the page shows already, so that a page that is up to date is left alone.
+    `?seen=` says what the page shows already, so that a page that is up to date is left alone. A prompt that was
+    deleted is said to be, which takes the socket's element off the page, and closes the socket.
     """
 
     renderings: dict[tuple, asyncio.Future] = {}  # of this process, for a moment
@@ -41,7 +42,7 @@ class PromptConsumer(LiveConsumer):
 
     async def begin(self) -> None:
         if (shown := await self._shown(None)).seen != self.query.get("seen"):
-            await self.send(shown.html)
+            await self._show(shown)
 
     async def on_event(self, message: dict) -> None:
         if message["subject"] != str(self.prompt_id):
@@ -74,7 +75,12 @@ class PromptConsumer(LiveConsumer):
 
     async def _resend(self, event_id: int | None) -> None:
         async with self.in_order:  # what was rendered later is sent later
-            await self.send((await self._shown(event_id)).html)
+            await self._show(await self._shown(event_id))
+
+    async def _show(self, shown: "Shown") -> None:
+        await self.send(shown.html)
+        if shown.prompt is None:
+            await self.close(NOT_FOUND)
 
     async def _shown(self, event_id: int | None) -> "Shown":
         """The prompt as it is now; rendered once for all of its viewers who hear of the same event."""
@@ -93,12 +99,14 @@ class PromptConsumer(LiveConsumer):
 class Shown(NamedTuple):
     html: str
     seen: str
-    prompt: Prompt
+    prompt: Prompt | None  # None: it was deleted
     position: Position
 
 
 def rendered(user, prompt_id) -> Shown:
-    prompt = Prompt.objects.of(user).select_related("lane", "node", "node_pin").get(pk=prompt_id)
+    prompt = Prompt.objects.of(user).select_related("lane", "node", "node_pin").filter(pk=prompt_id).first()
+    if prompt is None:
+        return Shown(render_to_string("queue/_prompt_gone.html"), "gone", None, Position())
     context = prompt_context(prompt)
     return Shown(render_to_string("queue/_prompt.html", context), context["seen"], prompt, context["position"])
 

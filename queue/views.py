@@ -6,6 +6,7 @@ from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from .forms import SETTINGS, BatchForm, EditForm, HistoryForm, PromptForm, ReorderForm
@@ -141,6 +142,18 @@ def prompt_retry(request, pk):
 def prompt_repeat(request, pk):
     repeated = _own_prompt(request, pk).repeat()
     return redirect("prompt", pk=repeated.pk)
+
+
+@require_POST
+def prompt_removal(request, pk):
+    """Back to the history, with the filters that the address has."""
+    prompt = _own_prompt(request, pk)
+    if not prompt.is_ended:
+        messages.error(request, "It has not ended, so it was not deleted. Cancel it first.")
+        return redirect("prompt", pk=prompt.pk)
+    prompt.remove()
+    messages.success(request, "The prompt and its answer are deleted.")
+    return redirect(f"{reverse('prompt_list')}?{request.GET.urlencode()}".rstrip("?"))
 
 
 @require_POST

@@ -1,0 +1,1 @@
+"""LMRMQ, the mobile app: its shell, its service worker and its manifest; the rest is static/mobile/."""

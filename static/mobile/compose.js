@@ -1,0 +1,210 @@
+/** Writing: a new prompt, a follow-up, or a change of one that waits. */
+
+import { fieldsOf } from "./abilities.js";
+import { h, icon } from "./dom.js";
+import { merged } from "./mirror.js";
+import { problemsOf } from "./problems.js";
+
+const DRAFT_MS = 300;
+const NO_MODELS = "The list comes with the first connection; until then write its key.";
+const WORDS = {
+  new: ["New prompt", "Queue it"],
+  follow: ["Follow up", "Queue it"],
+  edit: ["Edit a waiting prompt", "Save the change"],
+};
+
+export class ComposeView {
+  /** `follows` or `edits`: the id of a prompt; neither: a new one, whose draft is kept. */
+  constructor(app, { edits, follows }) {
+    const { library } = app;
+    const row = merged(library.mirror, library.outbox).find(({ id }) => id === (edits ?? follows));
+    const kind = edits ? "edit" : follows ? "follow" : "new";
+    Object.assign(this, { app, edits, follows, row, isDraft: kind === "new" });
+    [this.title, this.verb] = WORDS[kind];
+    if (kind !== "new" && !row) return this.#becomeGone();
+    if (kind === "edit") this.draft = fieldsOf(row.prompt);
+    else this.draft = kind === "follow" ? { model: row.prompt.model } : (library.fact("draft") ?? {});
+    this.errors = h("div", { role: "alert" });
+    this.#makeInputs(this.draft);
+    this.node = [h("h1", { tabindex: "-1" }, this.title), this.errors, this.#makeForm()];
+  }
+
+  /** The list of models has come while the form was open. */
+  update() {
+    if (!this.inputs || this.follows || this.inputs.model.tagName === "SELECT") return;
+    const models = this.app.library.fact("models");
+    if (!models.length) return;
+    const list = modelInput(models, this.inputs.model.value);
+    this.inputs.model.replaceWith(list);
+    this.inputs.model = list;
+    this.form.querySelector("#model-hint")?.remove();
+  }
+
+  leave() {
+    return this.#keep();
+  }
+
+  pause() {
+    return this.#keep();
+  }
+
+  #becomeGone() {
+    this.title = "This prompt is not here any more";
+    this.node = [
+      h("h1", { tabindex: "-1" }, this.title),
+      h("p", {}, h("a", { class: "btn", href: "#" }, "To the list")),
+    ];
+  }
+
+  #makeInputs(draft) {
+    const text = (id, more) => h("textarea", { id, value: draft[id] ?? "", ...more });
+    const number = (id, inputmode) => h("input", { id, inputmode, autocomplete: "off", value: draft[id] ?? "" });
+    const chosen = draft.priority ?? "normal";
+    const priorities = ["high", "normal", "low"].map((name) =>
+      h("option", { value: name, selected: name === chosen }, name[0].toUpperCase() + name.slice(1)),
+    );
+    const fixed = this.follows && h("input", { type: "hidden", id: "model", value: draft.model });
+    this.inputs = {
+      model: fixed || modelInput(this.app.library.fact("models"), draft.model),
+      text: text("text", { rows: "6", placeholder: "Ask something…" }),
+      system_prompt: text("system_prompt", { rows: "3" }),
+      temperature: number("temperature", "decimal"),
+      max_output_tokens: number("max_output_tokens", "numeric"),
+      priority: h("select", { id: "priority" }, priorities),
+    };
+  }
+
+  #makeForm() {
+    const { model, text } = this.inputs;
+    const whither = h("p", {}, "Goes to ", h("span", { class: "mono" }, model.value), ", with the whole chat so far.");
+    const events = {
+      onsubmit: (event) => this.#submit(event),
+      oninput: () => this.#keepSoon(),
+      onkeydown: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && this.form.requestSubmit(),
+    };
+    this.form = h("form", { class: "card form", ...events }, [
+      this.follows ? [model, whither] : field("Model", model, model.tagName === "SELECT" ? "" : NO_MODELS),
+      field("Prompt", text),
+      this.#makeMore(),
+      h("div", { class: "form-actions" }, this.#makeButtons()),
+    ]);
+    return this.form;
+  }
+
+  #makeMore() {
+    const { system_prompt, temperature, max_output_tokens, priority } = this.inputs;
+    const isOpen = system_prompt.value || temperature.value || max_output_tokens.value || priority.value !== "normal";
+    const numbers = [
+      field("Temperature", temperature, "0 to 2. Higher is more varied."),
+      field("Longest answer", max_output_tokens, "In tokens."),
+    ];
+    const body = [
+      field("System prompt", system_prompt, "What the model should keep in mind, such as its role."),
+      h("div", { class: "field-row" }, numbers),
+      field("Priority", priority),
+    ];
+    const parts = [h("summary", {}, "More settings"), h("div", { class: "disclosure-body" }, body)];
+    return h("details", { class: "disclosure", open: Boolean(isOpen) }, parts);
+  }
+
+  #makeButtons() {
+    const back = { class: "btn btn-quiet", href: `#p/${this.edits ?? this.follows}` };
+    const clear = { class: "btn btn-quiet", type: "button", onclick: () => this.#clear() };
+    return [
+      h("button", { class: "btn btn-primary" }, icon("send"), this.verb),
+      this.edits && h("a", back, "Leave it as it is"),
+      this.isDraft && h("button", clear, "Empty the form"),
+    ];
+  }
+
+  /** For a change all of them, so that what was emptied becomes empty there too. */
+  #fields() {
+    const { model, text, system_prompt, priority, temperature, max_output_tokens } = this.inputs;
+    const told = { model: model.value.trim(), text: text.value };
+    if (this.edits || system_prompt.value.trim()) told.system_prompt = system_prompt.value;
+    if (this.edits || priority.value !== "normal") told.priority = priority.value;
+    for (const input of [temperature, max_output_tokens]) {
+      if (input.value.trim()) told[input.id] = Number(input.value.replace(",", "."));
+      else if (this.edits) told[input.id] = null;
+    }
+    return told;
+  }
+
+  async #submit(event) {
+    event.preventDefault();
+    const fields = this.#fields();
+    const problems = problemsOf(fields);
+    this.#showProblems(problems);
+    if (problems.length) return;
+    const id = await this.app.attempt(() => this.#send(fields));
+    if (!id) return;
+    if (this.isDraft) await this.app.library.keep({ draft: { model: fields.model } });
+    clearTimeout(this.timer);
+    this.isDraft = false;
+    location.hash = `#p/${id}`;
+  }
+
+  /** Returns the id of the prompt that it becomes. */
+  async #send(fields) {
+    if (!this.edits) return this.app.submit(this.follows ? { ...fields, follows: this.follows } : fields);
+    if (this.row.status.error) return this.app.resubmit(this.edits, { ...this.draft, ...fields });
+    await this.app.enqueue("edit", this.edits, fields);
+    return this.edits;
+  }
+
+  #showProblems(problems) {
+    Object.values(this.inputs).forEach((input) => input.removeAttribute("aria-invalid"));
+    problems.forEach(([name]) => this.inputs[name].setAttribute("aria-invalid", "true"));
+    this.errors.replaceChildren(...problems.map(([, message]) => h("p", { class: "field-error" }, message)));
+    const first = problems.length && this.inputs[problems[0][0]];
+    if (!first) return;
+    first.closest("details")?.setAttribute("open", "");
+    first.focus();
+  }
+
+  #keepSoon() {
+    clearTimeout(this.timer);
+    if (this.isDraft) this.timer = setTimeout(() => this.#keep(), DRAFT_MS);
+  }
+
+  async #keep() {
+    clearTimeout(this.timer);
+    if (!this.isDraft) return;
+    const { temperature, max_output_tokens } = this.inputs;
+    const typed = { temperature: temperature.value, max_output_tokens: max_output_tokens.value };
+    await this.app.library.keep({ draft: { ...this.#fields(), ...typed } });
+  }
+
+  #clear() {
+    const { text, system_prompt, temperature, max_output_tokens, priority } = this.inputs;
+    for (const input of [text, system_prompt, temperature, max_output_tokens]) input.value = "";
+    priority.value = "normal";
+    this.errors.replaceChildren();
+    text.focus();
+    this.#keepSoon();
+  }
+}
+
+function modelInput(models, chosen) {
+  const typed = { id: "model", autocomplete: "off", autocapitalize: "off", spellcheck: "false", value: chosen ?? "" };
+  if (!models.length) return h("input", typed);
+  const isStrange = chosen && !models.some(({ key }) => key === chosen);
+  const known = isStrange ? [{ key: chosen, is_usable: true }, ...models] : models;
+  const option = (model) => {
+    const how = { value: model.key, selected: model.key === chosen };
+    return h("option", how, nameOf(model, models));
+  };
+  return h("select", { id: "model" }, known.map(option));
+}
+
+/** Its name, and its key where another has the same name. */
+function nameOf({ key, name, is_usable }, models) {
+  const isAlone = name && models.filter((other) => other.name === name).length === 1;
+  return (isAlone ? name : [name, key].filter(Boolean).join(" · ")) + (is_usable ? "" : " · away, it waits");
+}
+
+function field(label, input, hint) {
+  if (hint) input.setAttribute("aria-describedby", `${input.id}-hint`);
+  const words = hint && h("p", { class: "hint", id: `${input.id}-hint` }, hint);
+  return h("div", { class: "field" }, h("label", { for: input.id }, label), input, words);
+}

@@ -1,0 +1,140 @@
+/** The way to the server: when to sync, whether somebody is there, and what comes over the socket. */
+
+import { withPiece } from "./mirror.js";
+import { CannotOpen } from "./seal.js";
+import { Server } from "./server.js";
+import { Socket } from "./socket.js";
+import { StorageFull } from "./store.js";
+import { Sync } from "./sync.js";
+
+const ASK_MS = 2500; // with 5 s between pings and 2 s of doubt, a server that is gone is known to be within 10 s
+const LEAVE_MS = 5000;
+const SHOWN_SYNCING_MS = 400; // what is quicker is not worth a word
+
+/** What went wrong, in words for people. */
+export function explain(error) {
+  if (error instanceof CannotOpen)
+    return "The answer was sealed for somebody else, or altered. Pair this device again.";
+  if (error instanceof StorageFull) return "This device is full. Free some room, or keep fewer prompts under Settings.";
+  return error.message || "Something went wrong. Try again.";
+}
+
+/** `on` has changed() and refused(entry). The fields isOut, goneSince, trouble and isSyncing say how things stand. */
+export class Connection {
+  constructor(library, on) {
+    Object.assign(this, { library, on, isOut: false, goneSince: null, trouble: null, isSyncing: false });
+    this.server = new Server(library, location.origin);
+    this.sync = new Sync(library, this.server, navigator.locks, (report) => this.#reported(report));
+    const address = `${location.origin.replace(/^http/, "ws")}/ws/sync/v1/`;
+    this.socket = new Socket(library, address, this.#handlers(), () => document.visibilityState === "visible");
+  }
+
+  /** There may be a way again: use it now. */
+  wake() {
+    if (!this.library.isPaired || this.isOut) return this.on.changed();
+    this.socket.connect();
+    this.socket.ping();
+    this.sync.run();
+  }
+
+  /** Something new waits to be sent. */
+  async send() {
+    if (navigator.onLine) this.sync.run();
+    const worker = await navigator.serviceWorker?.getRegistration("/m/");
+    await worker?.sync?.register("outbox").catch(() => {}); // declined: we send when we are open
+  }
+
+  offline() {
+    this.socket.close();
+    this.on.changed();
+  }
+
+  watch(prompts) {
+    this.socket.watch(prompts);
+  }
+
+  async pair(code, name, kind) {
+    await this.server.pair(code, name, kind);
+    this.isOut = false;
+    this.wake();
+  }
+
+  /** Tell the server that we go, if there is a way. Returns whether it knows. */
+  leave() {
+    this.socket.close();
+    return this.server.call("leave", {}, LEAVE_MS).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  #handlers() {
+    const isNews = (cursor) => cursor !== this.library.fact("cursor");
+    return {
+      opened: ({ cursor }) => {
+        this.#reached();
+        if (isNews(cursor) || this.library.waiting) this.sync.run();
+      },
+      lost: (isFinal) => (isFinal ? this.sync.run() : this.#ask()),
+      doubt: () => this.#ask(),
+      poke: (cursor) => isNews(cursor) && this.sync.run(),
+      piece: (frame) => this.#piece(frame),
+      restart: (id) => this.#restarted(id),
+    };
+  }
+
+  /** The socket is silent or lost: is the server gone, or only the socket? */
+  async #ask() {
+    try {
+      await this.sync.ping(ASK_MS);
+      this.#reached();
+    } catch {
+      this.goneSince ??= new Date();
+      this.socket.drop();
+      this.on.changed();
+    }
+  }
+
+  #reached() {
+    this.goneSince = null;
+    this.on.changed();
+  }
+
+  #piece(frame) {
+    const prompt = this.library.mirror.get(frame.prompt);
+    const longer = withPiece(prompt, frame);
+    if (longer === null) this.sync.run();
+    else if (longer !== prompt) this.library.extend(longer, false);
+  }
+
+  #restarted(id) {
+    const prompt = this.library.mirror.get(id);
+    if (prompt) this.library.extend({ ...prompt, answer: "", reasoning: "" }, false);
+    this.sync.run();
+  }
+
+  #reported({ phase, error, refused = [] }) {
+    clearTimeout(this.syncingTimer);
+    this.isSyncing = false;
+    if (phase === "syncing") this.syncingTimer = setTimeout(() => this.#stillSyncing(), SHOWN_SYNCING_MS);
+    if (phase === "synced") Object.assign(this, { goneSince: null, trouble: null });
+    if (phase === "failed") this.#failed(error);
+    refused.forEach((entry) => this.on.refused(entry));
+    this.on.changed();
+  }
+
+  #stillSyncing() {
+    this.isSyncing = true;
+    this.on.changed();
+  }
+
+  #failed(error) {
+    if (error.status === 401) {
+      this.isOut = true;
+      this.socket.close();
+    }
+    const isOurs = error instanceof CannotOpen || error instanceof StorageFull;
+    if (!isOurs && (!error.status || error.status >= 500)) this.goneSince ??= new Date();
+    else this.trouble = explain(error);
+  }
+}

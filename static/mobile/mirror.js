@@ -1,0 +1,162 @@
+/** The mirror: what the server told of this person's prompts, and how each of them is shown.
+
+    A mirror is a Map from a prompt's id to its last change (docs/sync.md, pull). Nothing here touches storage. */
+
+export const ENDED = new Set(["done", "failed", "cancelled"]);
+const TEXTS = ["text", "system_prompt", "reasoning", "answer"];
+
+/** How many characters, as the server counts them: code points, not UTF-16 units. */
+export function lengthOf(text) {
+  let length = text.length;
+  for (let at = 0; at < text.length; at++) if (text.charCodeAt(at) >= 0xd800 && text.charCodeAt(at) <= 0xdbff) length--;
+  return length;
+}
+
+/** The text from the character with this number on. */
+export function from(text, character) {
+  if (character <= 0) return text;
+  if (text.length === lengthOf(text)) return text.slice(character);
+  return [...text].slice(character).join("");
+}
+
+/** The change, with those longer texts that we have of the same attempt: a pull cuts them, pieces come before it. */
+export function merge(old, change) {
+  if (!old || old.attempts !== change.attempts) return change;
+  const merged = { ...change };
+  for (const field of TEXTS) {
+    const [ours, theirs] = [old[field] ?? "", change[field] ?? ""];
+    const isOurs = field === "text" || field === "system_prompt" ? change.lengths?.[field] : true;
+    if (isOurs && ours.length > theirs.length && ours.startsWith(theirs)) merged[field] = ours;
+  }
+  return merged;
+}
+
+/** What of a text is still on the server only, in characters. */
+export function missing(prompt, field) {
+  const whole = prompt.lengths?.[field];
+  return whole ? Math.max(whole - lengthOf(prompt[field] ?? ""), 0) : 0;
+}
+
+/** {put: [change…], gone: [id…]} for one answer of pull that belongs to no listing. */
+export function changesOf(mirror, answer) {
+  return { put: answer.changes.map((change) => merge(mirror.get(change.id), change)), gone: answer.removed ?? [] };
+}
+
+/** What a listing, to its end or to as many as we keep, did not list: it is gone or too old for us. */
+export function notListed(mirror, listed) {
+  return [...mirror.keys()].filter((id) => !listed.has(id));
+}
+
+const enqueued = (prompt) => Date.parse(prompt.enqueued_at) || 0;
+
+/** Ids of ended prompts beyond the `keep` newest; what is open stays, however old. */
+export function tooOld(mirror, keep) {
+  const sorted = [...mirror.values()].sort((a, b) => enqueued(b) - enqueued(a));
+  return sorted
+    .slice(keep)
+    .filter((prompt) => ENDED.has(prompt.state))
+    .map((prompt) => prompt.id);
+}
+
+/** Ids to give up when the device is full: the oldest tenth of what is done. */
+export function spare(mirror) {
+  const done = [...mirror.values()]
+    .filter((prompt) => prompt.state === "done")
+    .sort((a, b) => enqueued(a) - enqueued(b));
+  return done.slice(0, Math.ceil(done.length / 10)).map((prompt) => prompt.id);
+}
+
+/** The mirror's entry right after a push, before the pull that tells the whole: undefined when it is gone. */
+export function afterPush(old, entry, result) {
+  if (result.status === "refused") return old;
+  if (entry.kind === "delete") return undefined;
+  const base = old ?? (entry.kind === "submit" ? submitted(entry) : undefined);
+  return (
+    base && { ...(entry.kind === "edit" ? withFields(base, entry.fields) : base), state: result.state ?? base.state }
+  );
+}
+
+function submitted(entry) {
+  const fresh = { state: "queued", attempts: 0, started_at: null, finished_at: null, reasoning: "", answer: "" };
+  const enqueued_at = new Date(entry.at).toISOString();
+  return withFields(
+    { id: entry.prompt, ...fresh, enqueued_at, stats: {}, system_prompt: "", priority: "normal" },
+    entry.fields,
+  );
+}
+
+/** The prompt as a submit or an edit has it; what an edit leaves out stays, and null takes a setting away. */
+function withFields(prompt, { model, text, system_prompt, priority, follows, ...rest }) {
+  const told = Object.entries({ model, text, system_prompt, priority, follows }).filter(
+    ([, value]) => value !== undefined,
+  );
+  const settings = Object.entries({ ...prompt.settings, ...rest }).filter(([, value]) => value !== null);
+  const lengths = Object.entries(prompt.lengths ?? {}).filter(([name]) => !told.some(([other]) => other === name));
+  return {
+    ...prompt,
+    ...Object.fromEntries(told),
+    settings: Object.fromEntries(settings),
+    lengths: Object.fromEntries(lengths),
+  };
+}
+
+const LABELS = { queued: "queued there", sending: "sending", done: "done", failed: "failed", cancelled: "cancelled" };
+const ON_ITS_WAY = {
+  edit: "change on its way",
+  cancel: "being cancelled",
+  retry: "retry on its way",
+  delete: "being deleted",
+};
+
+/** {state, label, note, error?} by the table “States on the device”. `entries` are the prompt's in the outbox. */
+export function status(prompt, entries) {
+  const submit = entries.find((entry) => entry.kind === "submit");
+  if (!prompt && submit?.error) return { state: "refused", label: "not accepted", note: "", error: submit.error };
+  const last = entries.filter((entry) => entry.kind !== "submit").at(-1);
+  const note = last ? ON_ITS_WAY[last.kind] : "";
+  if (!prompt) return { state: "here", label: "queued here", note };
+  return { state: prompt.state, label: LABELS[prompt.state] ?? prompt.state, note };
+}
+
+/** Outbox and mirror in one list, newest first: {id, prompt, entries, status}. `prompt` has the fields to show. */
+export function merged(mirror, outbox) {
+  const entries = Map.groupBy ? Map.groupBy(outbox, (entry) => entry.prompt) : grouped(outbox);
+  const rows = [...mirror.values()].map((prompt) => row(prompt, prompt, entries.get(prompt.id) ?? []));
+  for (const [id, own] of entries) {
+    const submit = own.find((entry) => entry.kind === "submit");
+    if (submit && !mirror.has(id)) rows.push(row(undefined, submitted(submit), own));
+  }
+  return rows.sort((a, b) => enqueued(b.prompt) - enqueued(a.prompt));
+}
+
+function grouped(outbox) {
+  const groups = new Map();
+  for (const entry of outbox) groups.set(entry.prompt, [...(groups.get(entry.prompt) ?? []), entry]);
+  return groups;
+}
+
+function row(known, shown, entries) {
+  const edit = entries.findLast?.((entry) => entry.kind === "edit");
+  const prompt = edit ? withFields(shown, edit.fields) : shown;
+  return { id: prompt.id, prompt, isThere: Boolean(known), entries, status: status(known, entries) };
+}
+
+/** Rows that contain every word of the query and are in the state ("" for any). */
+export function find(rows, query, state) {
+  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
+  return rows.filter((row) => {
+    if (state && row.status.state !== state) return false;
+    const { text, answer = "", model, system_prompt = "" } = row.prompt;
+    const all = words.length ? `${text}\n${answer}\n${model}\n${system_prompt}`.toLowerCase() : "";
+    return words.every((word) => all.includes(word));
+  });
+}
+
+/** Taking a piece of the live output: {prompt} when it continues what we have (or was known), null: pull. */
+export function withPiece(prompt, { attempt, kind, offset, text }) {
+  if (!prompt || attempt !== prompt.attempts) return null;
+  const have = lengthOf(prompt[kind] ?? "");
+  if (offset > have) return null;
+  const news = from(text, have - offset);
+  return news ? { ...prompt, [kind]: (prompt[kind] ?? "") + news } : prompt;
+}

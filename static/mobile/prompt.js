@@ -1,0 +1,218 @@
+/** One prompt: its text, its answer as it comes, and what can be done with it. */
+
+import { abilities, fieldsOf } from "./abilities.js";
+import { announce, answerText, chip, confirmed, h, icon, when } from "./dom.js";
+import { figures } from "./figures.js";
+import { merged, missing } from "./mirror.js";
+
+const NAMES = {
+  temperature: "Temperature",
+  max_output_tokens: "Longest answer",
+  reasoning: "Reasoning",
+  top_p: "Top P",
+  top_k: "Top K",
+  min_p: "Min P",
+  repeat_penalty: "Repeat penalty",
+};
+const PARTS = ["header", "trouble", "request", "answer", "figures"];
+
+export class PromptView {
+  title = "Prompt";
+
+  constructor(app, id) {
+    Object.assign(this, { app, id, signatures: new Map() });
+    this.parts = Object.fromEntries(PARTS.map((name) => [name, h("div", { class: "part" })]));
+    const back = h("p", {}, h("a", { class: "back", href: "#" }, icon("back"), "All prompts"));
+    this.node = [h("article", { class: "stack prompt" }, back, Object.values(this.parts))];
+  }
+
+  get row() {
+    return merged(this.app.library.mirror, this.app.library.outbox).find((row) => row.id === this.id);
+  }
+
+  update() {
+    const row = this.row;
+    if (!row) return this.#gone();
+    const { prompt, status, isThere } = row;
+    if (this.label && this.label !== status.label) announce(`This prompt is ${status.label}.`);
+    this.label = status.label;
+    const { model, priority, follows, state, reason, explanation, detail, text, system_prompt, settings, lengths } =
+      prompt;
+    this.#part("header", [model, status, priority, follows, abilities(row)], () => this.#header(row));
+    this.#part("trouble", [status.error, reason, explanation, detail, state], () => trouble(row));
+    this.#part("request", [text, system_prompt, settings, lengths], () => this.#request(prompt));
+    if (isThere) this.#showAnswer(prompt);
+    this.#part("figures", [state, prompt.stats, prompt.finished_at], () => figures(prompt));
+    this.app.connection.watch(state === "sending" && isThere ? [this.id] : []);
+  }
+
+  leave() {
+    this.app.connection.watch([]);
+  }
+
+  /** Built anew only when what it shows has changed, so that focus, selection and scrolling stay. */
+  #part(name, signature, build) {
+    const text = JSON.stringify(signature);
+    if (this.signatures.get(name) === text) return;
+    this.signatures.set(name, text);
+    const element = this.parts[name];
+    const hadFocus = element.contains(document.activeElement);
+    element.replaceChildren(...[build()].flat(Infinity).filter(Boolean));
+    if (hadFocus) this.node[0].querySelector("h1").focus();
+  }
+
+  #gone() {
+    const words = "It was deleted, or is older than what this device keeps.";
+    const title = h("h1", { tabindex: "-1" }, "This prompt is not here");
+    PARTS.forEach((name) => this.#part(name, "gone", () => (name === "header" ? [title, h("p", {}, words)] : [])));
+  }
+
+  #header(row) {
+    const { prompt, status } = row;
+    const { model, priority, follows, enqueued_at } = prompt;
+    const note = status.note && h("span", {}, status.note);
+    const urgency = priority && priority !== "normal" && h("span", {}, `${priority} priority`);
+    return [
+      h("h1", { tabindex: "-1" }, "Prompt for ", h("span", { class: "mono" }, model)),
+      h("p", { class: "cluster meta-line" }, chip(status), note, when(enqueued_at), urgency),
+      follows && h("p", {}, h("a", { href: `#p/${follows}` }, "It continues an earlier prompt")),
+      h("div", { class: "cluster" }, this.#actions(abilities(row))),
+    ];
+  }
+
+  #actions(can) {
+    const link = (label, href, kind = "") => h("a", { class: `btn ${kind}`, href }, label);
+    const button = (label, onclick, kind = "") => h("button", { type: "button", class: `btn ${kind}`, onclick }, label);
+    return [
+      can.followUp && link("Follow up", `#new/${this.id}`, "btn-primary"),
+      can.edit && link("Edit", `#edit/${this.id}`),
+      can.retry && button("Retry", () => this.#ask("retry"), "btn-primary"),
+      can.cancel && button("Cancel", () => this.#ask("cancel")),
+      can.repeat && button("Repeat", () => this.#repeat()),
+      can.remove && button([icon("trash"), "Delete"], () => this.#remove(), "btn-quiet"),
+    ];
+  }
+
+  #request(prompt) {
+    const system = prompt.system_prompt && [
+      h("summary", {}, "System prompt"),
+      h("div", { class: "disclosure-body output" }, prompt.system_prompt),
+    ];
+    const settings = Object.entries(prompt.settings ?? {}).map(([name, value]) =>
+      h("div", {}, h("dt", {}, NAMES[name] ?? name), h("dd", {}, String(value))),
+    );
+    return card("text", "Prompt", this.#copyButton(prompt.text, "Copy the prompt"), [
+      h("div", { class: "output" }, prompt.text),
+      this.#restButton(prompt, "text"),
+      system && h("details", { class: "disclosure" }, system),
+      settings.length > 0 && h("dl", { class: "facts" }, settings),
+    ]);
+  }
+
+  /** While it comes, only the new end of each text is added. */
+  #showAnswer(prompt) {
+    const { state, attempts, answer, reasoning, lengths } = prompt;
+    if (state !== "sending") {
+      this.#part("answer", [state, attempts, answer, reasoning, lengths], () => this.#ended(prompt));
+      return;
+    }
+    this.#part("answer", [attempts, "live"], live);
+    const shown = this.parts.answer;
+    for (const kind of ["reasoning", "answer"]) append(shown.querySelector(`[data-kind=${kind}]`), prompt[kind] ?? "");
+    shown.querySelector("details").hidden = !reasoning;
+    shown.querySelector("[data-waits]").hidden = Boolean(answer || reasoning);
+  }
+
+  #ended(prompt) {
+    const { state, answer, reasoning } = prompt;
+    if (!answer && !reasoning && state !== "done") return [];
+    const thoughts = reasoning && [
+      h("summary", {}, "Reasoning"),
+      h("div", { class: "output" }, reasoning),
+      this.#restButton(prompt, "reasoning"),
+    ];
+    const nothing = h("p", { class: "muted" }, "The model ended without writing an answer.");
+    const title = state === "done" ? "Answer" : "What had come by then";
+    return card("answer", title, answer && this.#copyButton(answer, "Copy the answer"), [
+      thoughts && h("details", { class: "output-reasoning" }, thoughts),
+      answer ? answerText(answer) : nothing,
+      this.#restButton(prompt, "answer"),
+    ]);
+  }
+
+  #restButton(prompt, field) {
+    const rest = missing(prompt, field);
+    const get = () => this.app.attempt(() => this.app.connection.sync.whole(prompt, field));
+    const label = `Get the other ${rest.toLocaleString()} characters`;
+    return rest > 0 && h("button", { type: "button", class: "btn", onclick: get }, label);
+  }
+
+  #copyButton(text, label) {
+    const words = h("span", {}, label);
+    const copy = async () => {
+      await navigator.clipboard.writeText(text);
+      words.textContent = "Copied";
+      announce("Copied");
+      setTimeout(() => (words.textContent = label), 2000);
+    };
+    const onclick = () => this.app.attempt(copy);
+    return h("button", { type: "button", class: "btn btn-quiet btn-small", onclick }, icon("copy"), words);
+  }
+
+  #ask(kind) {
+    return this.app.attempt(() => this.app.enqueue(kind, this.id));
+  }
+
+  async #repeat() {
+    const whole = await this.app.wholeRequest(this.row.prompt);
+    const id = whole && (await this.app.attempt(() => this.app.submit(fieldsOf(whole))));
+    if (id) location.hash = `#p/${id}`;
+  }
+
+  async #remove() {
+    const { isThere, status } = this.row;
+    const there = "It is deleted here and on the server, with its answer.";
+    const here = "It has not been sent, and will not be.";
+    if (!(await confirmed("Delete this prompt?", isThere ? there : here, "Delete it"))) return;
+    if (status.error) await this.app.library.replaceRefused(this.id);
+    else await this.#ask("delete");
+    location.hash = "#";
+  }
+}
+
+function card(id, title, button, children, isBusy = false) {
+  const head = h("div", { class: "card-head" }, h("h2", { class: "card-title", id: `${id}-title` }, title), button);
+  return h("section", { class: "card", "aria-labelledby": `${id}-title`, "aria-busy": String(isBusy) }, head, children);
+}
+
+function live() {
+  const thoughts = [h("summary", {}, "Reasoning"), h("div", { class: "output", "data-kind": "reasoning" })];
+  const parts = [
+    h("details", { class: "output-reasoning", hidden: true }, thoughts),
+    h("p", { class: "muted", "data-waits": true }, "Nothing has come yet."),
+    h("div", { class: "output", "data-live": true, "data-kind": "answer" }),
+  ];
+  return card("answer", "Answer", null, parts, true);
+}
+
+function trouble({ prompt, status }) {
+  if (status.error) {
+    const why = h("p", {}, h("b", {}, "The server did not accept it. "), status.error.message);
+    return notice("error", [why, h("p", {}, "Change it and send it again, or delete it.")]);
+  }
+  const { state, explanation, detail } = prompt;
+  if (!["failed", "queued"].includes(state) || !explanation) return [];
+  const told = detail && h("p", { class: "detail mono" }, detail);
+  return notice(state === "failed" ? "error" : "warning", [h("p", {}, explanation), told]);
+}
+
+function notice(kind, children) {
+  return h("div", { class: `notice notice-${kind}` }, h("div", { class: "stack-tight" }, children));
+}
+
+function append(element, text) {
+  const have = element.textContent;
+  if (text === have) return;
+  if (text.startsWith(have)) element.append(text.slice(have.length));
+  else element.textContent = text;
+}

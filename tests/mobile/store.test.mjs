@@ -1,0 +1,99 @@
+import { Locks, Memory } from "./setup.mjs";
+
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { Library } from "../../static/mobile/library.js";
+import { StorageFull, Store } from "../../static/mobile/store.js";
+
+const MARKER = "otterly-secret";
+const done = (id, day) => ({
+  id,
+  model: MARKER,
+  text: MARKER,
+  state: "done",
+  attempts: 1,
+  enqueued_at: `2026-01-${day}T00:00:00Z`,
+  answer: MARKER,
+});
+const page = (changes) => ({ changes, removed: [], cursor: "e.1" });
+
+async function opened(database = new Memory(), locks = new Locks()) {
+  return new Library(await Store.open(database), locks).load();
+}
+
+test("nothing that people or servers wrote is readable in the database", async () => {
+  const database = new Memory();
+  const library = await opened(database);
+  await library.keep({ pairing: { token: MARKER, device: "d" }, draft: { text: MARKER } });
+  await library.enqueue("submit", crypto.randomUUID(), { model: MARKER, text: MARKER });
+  await library.takeIn(page([done("p", "01")]), null);
+  assert.ok(!database.dump().includes(MARKER));
+  assert.ok(JSON.stringify((await opened(database)).outbox).includes(MARKER)); // so it is there
+});
+
+test("a row that was put in another's place is not believed", async () => {
+  const database = new Memory();
+  const store = await Store.open(database);
+  await store.write([
+    ["mirror", "a", { text: "a" }],
+    ["mirror", "b", { text: "b" }],
+  ]);
+  database.tables.mirror.set("a", database.tables.mirror.get("b"));
+  await assert.rejects(store.read("mirror", "a"));
+});
+
+test("the outbox keeps its order over restarts, and two tabs lose nothing to each other", async () => {
+  const [database, locks] = [new Memory(), new Locks()];
+  const tabs = await Promise.all([opened(database, locks), opened(database, locks)]);
+  await Promise.all(
+    Array.from({ length: 20 }, (_, n) => tabs[n % 2].enqueue("submit", `p${n}`, { model: "m", text: `${n}` })),
+  );
+  const { outbox } = await opened(database);
+  assert.deepEqual(
+    outbox.map((entry) => entry.fields.text),
+    Array.from({ length: 20 }, (_, n) => `${n}`),
+  );
+});
+
+test("both tabs of a first visit encrypt with one key", async () => {
+  const database = new Memory();
+  const [one, other] = await Promise.all([Store.open(database), Store.open(database)]);
+  await one.write([["facts", "draft", "hello"]]);
+  assert.equal(await other.read("facts", "draft"), "hello");
+});
+
+test("without room the oldest answers are given up, never the outbox", async () => {
+  const database = new Memory();
+  const library = await opened(database);
+  await library.takeIn(
+    page([done("old", "01"), done("newer", "02"), { ...done("open", "01"), state: "queued" }]),
+    null,
+  );
+  database.isFull = (changes, { tables }) =>
+    tables.mirror.size > 2 && changes.some(([, , value]) => value !== undefined);
+  await library.enqueue("submit", "p", { model: "m", text: "t" });
+  assert.deepEqual([...library.mirror.keys()], ["newer", "open"]);
+  assert.deepEqual([...database.tables.mirror.keys()], ["newer", "open"]);
+  database.isFull = (changes) => changes.some(([, , value]) => value !== undefined);
+  await assert.rejects(library.enqueue("submit", "q", { model: "m", text: "t" }), StorageFull);
+  assert.deepEqual(
+    library.outbox.map((entry) => entry.prompt),
+    ["p"],
+  );
+});
+
+test("a tab hears what another one wrote", async () => {
+  const [database, locks, name] = [new Memory(), new Locks(), `test ${Math.random()}`];
+  const channels = [new BroadcastChannel(name), new BroadcastChannel(name)];
+  const libraries = await Promise.all(
+    channels.map(async (channel) => new Library(await Store.open(database), locks, channel).load()),
+  );
+  const heard = new Promise((resolve) =>
+    libraries[1].listeners.add(() => libraries[1].outbox.length && libraries[1].mirror.size && resolve()),
+  );
+  await libraries[0].takeIn(page([done("p", "01")]), null);
+  await libraries[0].enqueue("submit", "q", { model: "m", text: "t" });
+  await heard;
+  channels.forEach((channel) => channel.close());
+});

@@ -1,0 +1,190 @@
+import { Locks, Memory } from "./setup.mjs";
+import { ScriptedServer } from "./server.mjs";
+
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { Library } from "../../static/mobile/library.js";
+import { Server, Unreachable } from "../../static/mobile/server.js";
+import { Store } from "../../static/mobile/store.js";
+import { Sync } from "../../static/mobile/sync.js";
+
+/** A paired device and its server. `reports` are what the screen is told, `later` what is to be tried again, in ms. */
+async function paired(server = new ScriptedServer(), database = new Memory(), locks = new Locks()) {
+  const library = await new Library(await Store.open(database), locks).load();
+  const calls = new Server(library, "http://here", server.fetch);
+  if (!library.isPaired) await calls.pair("CODE", "Phone", "phone");
+  const [reports, later] = [[], []];
+  const sync = new Sync(
+    library,
+    calls,
+    locks,
+    (report) => reports.push(report),
+    (_, ms) => later.push(ms),
+  );
+  return { server, database, locks, library, calls, sync, reports, later };
+}
+
+const write = async (library, count) => {
+  for (let n = 0; n < count; n++) await library.enqueue("submit", `p${n}`, { model: "otter", text: `number ${n}` });
+};
+const texts = (prompts) => [...prompts].map((prompt) => prompt.text);
+const expected = (count) => Array.from({ length: count }, (_, n) => `number ${n}`);
+
+test("50 prompts written offline arrive once, in order, and come back", async () => {
+  const { server, library, sync } = await paired();
+  server.isDown = true;
+  await write(library, 50);
+  assert.equal(await sync.run(), false);
+  assert.equal(library.waiting, 50);
+  server.isDown = false;
+  assert.equal(await sync.run(), true);
+  assert.deepEqual(texts(server.prompts.values()), expected(50));
+  assert.deepEqual([library.waiting, library.mirror.size], [0, 50]);
+  assert.ok(server.pushes.every((push) => push.length <= 20));
+});
+
+test("a lost answer, or a device that was restarted in between, doubles nothing", async () => {
+  const first = await paired();
+  await write(first.library, 5);
+  await first.sync.ping();
+  first.server.losesAnswers = 1;
+  assert.equal(await first.sync.run(), false);
+  assert.equal(first.server.prompts.size, 5); // it arrived, and we do not know
+  const { library, sync } = await paired(first.server, first.database);
+  await library.enqueue("edit", "p4", { model: "otter", text: "later" });
+  assert.equal(await sync.run(), true);
+  assert.deepEqual(texts(first.server.prompts.values()), [...expected(4), "later"]);
+  const [lost, again] = first.server.pushes;
+  assert.deepEqual(again.slice(0, 5), lost); // a mutation is never altered, and the edit goes behind
+});
+
+test("two tabs that sync at once send everything once", async () => {
+  const one = await paired();
+  const other = await paired(one.server, one.database, one.locks);
+  await write(one.library, 10);
+  await Promise.all([one.sync.run(), other.sync.run()]);
+  assert.equal(one.server.pushes.flat().length, 10);
+});
+
+test("a refused prompt is shown with its reason and stops nothing behind it", async () => {
+  const { library, sync, server } = await paired();
+  await library.enqueue("submit", "bad", { model: "no-such", text: "t" });
+  await library.enqueue("cancel", "unknown");
+  await write(library, 1);
+  await sync.run();
+  assert.deepEqual(
+    library.outbox.map((entry) => [entry.prompt, entry.error.message]),
+    [["bad", "No such model."]],
+  );
+  assert.equal(server.prompts.size, 1);
+  const id = await library.replaceRefused("bad", { model: "otter", text: "t" });
+  await sync.run();
+  assert.equal(server.prompts.get(id).text, "t");
+  assert.equal(library.outbox.length, 0);
+});
+
+test("refused changes are told", async () => {
+  const { library, sync, reports } = await paired();
+  await library.enqueue("cancel", "unknown");
+  await sync.run();
+  assert.equal(reports.at(-1).refused[0].error.message, "Not there.");
+});
+
+test("what was deleted there disappears here, and a reset forgets what it does not list", async () => {
+  const { server, library, sync } = await paired();
+  await write(library, 3);
+  await sync.run();
+  server.remove("p1");
+  await sync.run();
+  assert.deepEqual([...library.mirror.keys()].sort(), ["p0", "p2"]);
+  server.prompts.delete("p0"); // the log no longer says it
+  await library.keep({ cursor: "" });
+  await sync.run();
+  assert.deepEqual([...library.mirror.keys()], ["p2"]);
+});
+
+test("a listing stops at as many prompts as are kept, and goes on live", async () => {
+  const { server, library, sync } = await paired();
+  server.page = 2;
+  for (let n = 0; n < 10; n++) server.change({ ...server.blank(`p${n}`), state: "done", text: `number ${n}` });
+  await library.keep({ keep: 4 });
+  await sync.run();
+  assert.deepEqual([...library.mirror.keys()].sort(), ["p6", "p7", "p8", "p9"]);
+  assert.equal(library.fact("cursor"), "e.10");
+  assert.equal(server.pulls, 3); // two pages of the listing, and what changed meanwhile
+});
+
+test("its store came from a backup: it goes on from the server's number", async () => {
+  const { server, library, sync } = await paired();
+  server.seen = 1000;
+  await write(library, 1);
+  assert.equal(await sync.run(), true);
+  assert.equal(server.prompts.size, 1);
+  assert.ok(server.seen > 1000);
+});
+
+test("an answer that belongs to another question, or is not sealed, is refused", async () => {
+  const { server, calls } = await paired();
+  for (const header of [
+    { kid: "x", re: 1, status: 200 },
+    { kid: "6f1c8f8e-0000-4000-8000-000000000001", re: 99, status: 200 },
+  ]) {
+    server.alter = () => header;
+    await assert.rejects(calls.call("ping"), Unreachable);
+  }
+  calls.fetch = async () => new Response("{}", { headers: { "Content-Type": "application/json" } });
+  await assert.rejects(calls.call("ping"), Unreachable);
+});
+
+test("a device that was shut out keeps its outbox and does not knock again", async () => {
+  const { library, sync, reports, later, server } = await paired();
+  await write(library, 2);
+  const { token, ...pairing } = library.fact("pairing");
+  await library.keep({ pairing: { ...pairing, token: "dpd_old" } });
+  await sync.run();
+  assert.deepEqual([reports.at(-1).error.status, library.waiting, later], [401, 2, []]);
+  assert.equal(server.prompts.size, 0);
+});
+
+test("it tries again later, and waits longer each time", async () => {
+  const { server, sync, later } = await paired();
+  server.isDown = true;
+  for (let n = 0; n < 4; n++) await sync.run();
+  const ranges = [
+    [500, 1000],
+    [1000, 2000],
+    [2000, 4000],
+    [4000, 8000],
+  ];
+  later.forEach((ms, n) => assert.ok(ms >= ranges[n][0] && ms <= ranges[n][1], `${ms}`));
+  assert.equal(later.length, 4);
+});
+
+test("a push that is too large for the server is sent in parts", async () => {
+  const { server, library, sync } = await paired();
+  await sync.ping();
+  server.limits = { ...server.limits, mutations: 3 }; // less than it told us
+  await write(library, 10);
+  assert.equal(await sync.run(), true);
+  assert.deepEqual(texts(server.prompts.values()), expected(10));
+});
+
+test("the rest of a long text comes in parts", async () => {
+  const { server, library, sync } = await paired();
+  const whole = "🦦 and more of it, ".repeat(5);
+  server.whole = { p: { answer: whole } };
+  server.change({
+    ...server.blank("p"),
+    state: "done",
+    text: "t",
+    answer: [...whole].slice(0, 7).join(""),
+    lengths: { answer: [...whole].length },
+  });
+  await sync.run();
+  const longer = await sync.whole(library.mirror.get("p"), "answer");
+  assert.equal(longer.answer, whole);
+  await library.keep({ cursor: "e.0" });
+  await sync.run(); // the same change again does not cut it
+  assert.equal(library.mirror.get("p").answer, whole);
+});

@@ -6,9 +6,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-SERVING = ("up", "web", "worker", "agent")
+SERVING = ("up", "client", "web", "worker", "courier", "agent")
 LIGHT = {
     "up": "daemonpulse.supervisor:main",
+    "client": "daemonpulse.client:main",
     "simulate": "fleet.simulator.cli:main",
     "agent": "fleet.agent.cli:main",
     "native-host": "fleet.native.cli:native_host",
@@ -27,8 +28,17 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[:1] != ["agent"] and (data_dir := _take_option(arguments, "--data-dir")):
         os.environ[paths.ENVIRONMENT_VARIABLE] = str(Path(data_dir).expanduser().resolve())
     command = arguments[0] if arguments else "help"
+    if command in {"client", "join", "courier"}:  # their data folder is another one, where none is named
+        os.environ.setdefault(paths.ROLE_VARIABLE, paths.CLIENT)
     if command not in SERVING:  # a person reads what it says
         os.environ.setdefault("DAEMONPULSE_LOG_LEVEL", "WARNING")
+    if command in {"worker", "prepare"} and paths.is_client(paths.data_dir()):
+        print(
+            f"daemonpulse: {paths.data_dir()} is a client's data folder, and a client executes nothing. Choose a "
+            "server's with --data-dir.",
+            file=sys.stderr,
+        )
+        return 2
     if light := LIGHT.get(command.replace("_", "-")):
         module, _, function = light.partition(":")
         return getattr(import_module(module), function)(arguments[1:])
@@ -55,10 +65,12 @@ UNKEYED = {
     "--version",
     "version",
     "check",
+    "certs",
     "makemigrations",
     "migrate",
     "collectstatic",
     "prepare",
+    "join",
     "rotate_key",  # checks by itself; finishing an interrupted rotation is for when the key does not fit
 }
 

@@ -6,6 +6,9 @@ import tempfile
 from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "DAEMONPULSE_DATA_DIR"
+ROLE_VARIABLE = "DAEMONPULSE_ROLE"
+CLIENT = "client"
+ROLE_FILE_NAME = "role"  # in the data folder, so that every command knows whose it is
 
 
 def data_dir() -> Path:
@@ -13,7 +16,21 @@ def data_dir() -> Path:
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(chosen).expanduser().resolve()
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return (Path(base) / "daemonpulse").resolve()
+    name = "daemonpulse-client" if os.environ.get(ROLE_VARIABLE) == CLIENT else "daemonpulse"
+    return (Path(base) / name).resolve()
+
+
+def is_client(folder: Path) -> bool:
+    """Whether this data folder is a client's: it delivers to a server and executes nothing."""
+    try:
+        return (folder / ROLE_FILE_NAME).read_text().strip() == CLIENT
+    except OSError:
+        return False
+
+
+def make_client(folder: Path) -> None:
+    """Mark a data folder as a client's; it must exist."""
+    (folder / ROLE_FILE_NAME).write_text(CLIENT + "\n")
 
 
 def meeting_dir() -> Path:

@@ -11,6 +11,9 @@ BASE_DIR = Path(__file__).resolve().parents[1]
 DATA_DIR = paths.data_dir()
 DEBUG = os.environ.get("DAEMONPULSE_DEBUG") == "1"
 
+# A client has the same pages and tables, but no nodes and no execution: it delivers to a server (queue/client/).
+IS_CLIENT = paths.is_client(DATA_DIR)
+
 # What this process is (web, worker or a command): only what accepts prompts waits for the disk.
 PROCESS = os.environ.get("DAEMONPULSE_PROCESS", "command")
 
@@ -62,6 +65,9 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
 ]
 
+if IS_CLIENT:
+    MIDDLEWARE.append("daemonpulse.queue.client.middleware.only_what_is_here")
+
 ROOT_URLCONF = "daemonpulse.urls"
 ASGI_APPLICATION = "daemonpulse.asgi.application"
 
@@ -75,12 +81,13 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "daemonpulse.queue.client.header.server",
             ]
         },
     }
 ]
 
-if "DATABASE_URL" in os.environ:
+if "DATABASE_URL" in os.environ and not IS_CLIENT:  # a client has a store of its own
     DATABASES = {"default": dj_database_url.config(conn_max_age=None)}
 else:
     SYNCHRONOUS = "NORMAL" if PROCESS == "worker" else "FULL"
@@ -125,6 +132,9 @@ SESSION_COOKIE_NAME = "daemonpulse_session"
 SESSION_COOKIE_AGE = 30 * 24 * 3600
 CSRF_COOKIE_NAME = "daemonpulse_csrf"
 CSRF_FAILURE_VIEW = "daemonpulse.views.csrf_failure"
+# Of `up --tls`, best first and without a slash at the end; empty without it. Its cookies are marked where they leave
+# (daemonpulse/tls.py), because plain HTTP on this machine has cookies too. No HSTS: it holds for all ports of a name.
+TLS_URLS = list(filter(None, os.environ.get("DAEMONPULSE_TLS_URLS", "").split(",")))
 IS_BEHIND_TLS = os.environ.get("DAEMONPULSE_TLS") == "1"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_BEHIND_TLS
 CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ALLOWED_HOSTS] if IS_BEHIND_TLS else []
@@ -139,7 +149,10 @@ LANGUAGE_CODE = "en"
 USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
-STATICFILES_DIRS = [("daemonpulse", BASE_DIR / "static" / "daemonpulse")]  # not static/src: sources are not served
+STATICFILES_DIRS = [  # not static/src: sources are not served
+    ("daemonpulse", BASE_DIR / "static" / "daemonpulse"),
+    ("mobile", BASE_DIR / "static" / "mobile"),
+]
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 WHITENOISE_MAX_AGE = 3600

@@ -5,6 +5,7 @@ This process stays small (no Django): it starts the others, starts a crashed one
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -18,8 +19,10 @@ from pathlib import Path
 
 from daemonpulse import lifeline, paths
 from daemonpulse.addresses import is_loopback
+from daemonpulse.own_names import facing_address, local_name
 
-DEFAULT_PORT = 8642
+DEFAULT_PORT, DEFAULT_TLS_PORT = 8642, 8643
+EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared
 STOP_SECONDS = 6.0  # what a process has to end by itself; then it is killed
 POLL_SECONDS = 0.1
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
@@ -94,10 +97,14 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("daemonpulse up", description="Starts DaemonPulse: web and worker.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: this machine only)")
+    parser.add_argument("--host", help="address to serve (default: this machine only; with --tls every network)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--data-dir", help=f"data folder (default: {paths.data_dir()})")
     parser.add_argument("--no-simulator", action="store_true", help="never start the simulated daemon")
+    parser.add_argument(
+        "--no-worker", action="store_true",
+        help="pages, API and devices without execution; `daemonpulse worker` executes, here or on another machine",
+    )  # fmt: skip
     parser.add_argument(
         "--start-daemon", action="store_true", help="start the server of this machine's LM Studio when it is down"
     )
@@ -105,7 +112,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--insecure-lan", action="store_true",
         help="serve another address than this machine's own without TLS; anybody on the network can read along",
     )  # fmt: skip
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--tls", action="store_true",
+        help="serve other devices by TLS, with certificates as `daemonpulse certs` makes them; this machine itself is "
+        "served without TLS as well, on 127.0.0.1",
+    )  # fmt: skip
+    parser.add_argument("--tls-port", type=int, default=DEFAULT_TLS_PORT)
+    return with_hosts(parser.parse_args(argv))
+
+
+def with_hosts(options: argparse.Namespace) -> argparse.Namespace:
+    """`tls_host` is what is served by TLS, None without; `host` what is served without: with TLS only this machine,
+    unless --insecure-lan wants both."""
+    options.tls_host = (options.host or "0.0.0.0") if options.tls else None  # noqa: S104 - wanted
+    if options.tls and not options.insecure_lan:
+        options.host = "127.0.0.1"
+    else:
+        options.host = options.host or options.tls_host or "127.0.0.1"
+    return options
 
 
 class Supervisor:
@@ -119,19 +143,24 @@ class Supervisor:
 
     def run(self) -> int:
         check_address(self.options.host, self.options.insecure_lan)  # 1
+        self.check_role()
         lock = lock_data_dir(paths.data_dir())
         check_port(self.options.host, self.options.port)
-        os.environ["DAEMONPULSE_ALLOWED_HOSTS"] = ",".join(allowed_hosts(self.options.host))
+        names = allowed_hosts(self.options.host)
+        if self.options.tls:
+            check_port(self.options.tls_host, self.options.tls_port, "--tls-port", self.options.port)
+            names += certified_names(self.options.tls_host)
+        os.environ["DAEMONPULSE_ALLOWED_HOSTS"] = ",".join(dict.fromkeys(names))
+        os.environ["DAEMONPULSE_TLS_URLS"] = ",".join(self.tls_urls)
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # many threads, little memory (glibc)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.told)
-        simulator_port = free_port()
-        prepared = prepare(simulator_port, self.options)  # 2
-        self.children = self.plan(simulator_port if prepared["simulate"] else None)
+        prepared = self.prepare()  # 2
+        self.children = self.plan(prepared)
         for child in self.children:  # 3
             child.start()
         if self.wait_until(self.answers):
-            welcome(self.url, prepared)
+            self.welcome(prepared)
         while not self.is_told:  # 4
             for child in self.children:
                 child.keep_running()
@@ -140,30 +169,64 @@ class Supervisor:
         lock.close()
         return 0
 
+    def check_role(self) -> None:
+        if paths.is_client(paths.data_dir()):
+            raise CannotStart(
+                f"{paths.data_dir()} is a client's data folder. Start it with `daemonpulse client`, or choose another "
+                "one with --data-dir."
+            )
+
     def told(self, number, frame) -> None:
         self.is_told = True
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.options.host in {"0.0.0.0", "::"} else self.options.host  # noqa: S104 - compared
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.options.port}"
+        return f"http://{bracketed(near(self.options.host))}:{self.options.port}"
 
-    def plan(self, simulator_port: int | None) -> list[Child]:
+    @property
+    def tls_urls(self) -> list[str]:
+        """Where other devices find it, without a slash at the end; empty without TLS."""
+        if not self.options.tls:
+            return []
+        host = self.options.tls_host
+        return [
+            f"https://{bracketed(name)}:{self.options.tls_port}"
+            for name in (names_for_others() if host in EVERYWHERE else [host])
+        ]
+
+    def prepare(self) -> dict:
+        simulator_port = free_port()
+        return prepare(simulator_port, self.options) | {"simulator_port": simulator_port}
+
+    def welcome(self, prepared: dict) -> None:
+        welcome(self.url, self.tls_urls, prepared)
+        if self.options.no_worker:
+            say("  Nothing executes prompts here; they wait for `daemonpulse worker`.\n")
+
+    def plan(self, prepared: dict) -> list[Child]:
         me = [sys.executable, "-m", "daemonpulse"]
         address = ["--host", self.options.host, "--port", str(self.options.port)]
+        if self.options.tls:
+            address += ["--tls-host", self.options.tls_host, "--tls-port", str(self.options.tls_port)]
         children = [
             Child("web", [*me, "web", *address], {"DAEMONPULSE_PROCESS": "web"}),
             Child("worker", [*me, "worker"], {"DAEMONPULSE_PROCESS": "worker"}),
         ]
-        if simulator_port is not None:
-            simulate = [sys.executable, "-m", "fleet.simulator", "--port", str(simulator_port), "--die-with-parent"]
+        if self.options.no_worker:
+            children.pop()
+        if prepared["simulate"]:
+            port = str(prepared["simulator_port"])
+            simulate = [sys.executable, "-m", "fleet.simulator", "--port", port, "--die-with-parent"]
             children.insert(0, Child("simulated daemon", simulate))
         return children
 
     def answers(self) -> bool:
-        host = "127.0.0.1" if self.options.host in {"0.0.0.0", "::"} else self.options.host  # noqa: S104 - compared
+        addresses = [(near(self.options.host), self.options.port)]
+        if self.options.tls:
+            addresses.append((near(self.options.tls_host), self.options.tls_port))
         try:
-            socket.create_connection((host, self.options.port), 1).close()
+            for address in addresses:
+                socket.create_connection(address, 1).close()
         except OSError:
             return False
         return True
@@ -195,9 +258,35 @@ def check_address(host: str, is_allowed: bool) -> None:
     if is_allowed or is_loopback(host):
         return
     raise CannotStart(
-        f"{host} can be reached by others, and without TLS they can read along. Add --insecure-lan if you trust "
-        "everybody on that network, or put a TLS proxy in front and keep 127.0.0.1."
+        f"{host} can be reached by others, and without TLS they can read along. Add --tls. Or add --insecure-lan if "
+        "you trust everybody on that network, or put a TLS proxy in front and keep 127.0.0.1."
     )
+
+
+def near(host: str) -> str:
+    """The address at which this machine reaches what listens on `host`."""
+    return "127.0.0.1" if host in EVERYWHERE else host
+
+
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def certified_names(host: str) -> list[str]:
+    """Makes or renews the certificates where that is due, and returns what they are for, as in a Host header."""
+    from daemonpulse import certs  # takes 10 MB
+
+    try:
+        return [bracketed(name) for name in certs.ensure([] if host in EVERYWHERE else [host]).names]
+    except (certs.CertificateProblem, ValueError) as problem:
+        raise CannotStart(str(problem)) from problem
+
+
+def names_for_others() -> list[str]:
+    """Most likely to work first: not every device knows .local names."""
+    from daemonpulse import certs
+
+    return list(dict.fromkeys(filter(None, [facing_address(), local_name(), *certs.remembered()])))
 
 
 def lock_data_dir(folder: Path):
@@ -223,16 +312,19 @@ def lock_data_dir(folder: Path):
     return lock
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, option: str = "--port", other: int | None = None) -> None:
+    """`other` is a port that is spoken for."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            if port == other:
+                raise OSError(errno.EADDRINUSE, "plain HTTP has it")
             probe.bind((host, port))
         except OSError as error:
             raise CannotStart(
-                f"Port {port} on {host} cannot be used ({error.strerror}). Choose another one with --port, for "
-                f"instance --port {port + 1}."
+                f"Port {port} on {host} cannot be used ({error.strerror}). Choose another one with {option}, for "
+                f"instance {option} {port + 1}."
             ) from error
 
 
@@ -244,18 +336,13 @@ def free_port() -> int:
 
 def allowed_hosts(host: str) -> list[str]:
     """The names under which this server may be asked for; anything else is refused (DNS rebinding)."""
-    names = ["127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host]
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared
+    names = ["127.0.0.1", "localhost", "[::1]", bracketed(host)]
+    if host in EVERYWHERE:
         own = socket.gethostname()
         names += [own, f"{own}.local"]
         with contextlib.suppress(OSError):
             names += [str(info[4][0]) for info in socket.getaddrinfo(own, None, socket.AF_INET)]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(("192.0.2.1", 9))  # sends nothing; tells which of our addresses faces the network
-                names.append(probe.getsockname()[0])
-            except OSError:
-                pass
+        names.append(facing_address())
     extra = os.environ.get("DAEMONPULSE_ALLOWED_HOSTS", "")
     return list(dict.fromkeys(filter(None, [*names, *extra.split(",")])))
 
@@ -271,8 +358,11 @@ def prepare(simulator_port: int, options: argparse.Namespace) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def welcome(url: str, prepared: dict) -> None:
+def welcome(url: str, tls_urls: list[str], prepared: dict) -> None:
     say(f"\n  DaemonPulse is running at {url}/\n")
+    if tls_urls:
+        say(f"  Other devices:  {'  or  '.join(f'{each}/' for each in tls_urls)}")
+        say(f"  Each has to trust the certificate once, see {tls_urls[0]}/ca/\n")
     if prepared["link"]:
         say(f"  Sign in, once and within the hour:  {url}/sign-in/{prepared['link']}/\n")
     else:

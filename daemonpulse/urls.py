@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.utils.module_loading import import_string
 
-from daemonpulse import views
+from daemonpulse import ca_views, views
 
 urlpatterns = [
     path("sign-in/", views.SignIn.as_view(), name="sign_in"),
@@ -15,13 +15,17 @@ urlpatterns = [
     path("settings/tokens/<int:pk>/revocation/", views.token_revocation, name="token_revocation"),
     path("settings/password/", views.password_change, name="password_change"),
     path("styleguide/", views.styleguide, name="styleguide"),
+    path("ca/", ca_views.ca_page, name="ca"),
+    path("ca/daemonpulse-ca.crt", ca_views.ca_certificate, name="ca_certificate"),
     path("admin/", admin.site.urls),
     path("nodes/", include("fleet.urls")),
     path("models/", include("forge.urls")),
     path("models/", include("forge.downloads.urls")),
     *import_string("forge.downloads.urls.urlpatterns_api"),
     path("api/v1/", include("forge.api_urls")),
+    path("", include("daemonpulse.queue.mobile.urls")),
     path("", include("daemonpulse.queue.urls")),
+    path("", include("daemonpulse.queue.client.urls")),
 ]
 
 handler400 = "daemonpulse.views.bad_request"
@@ -34,4 +38,5 @@ sockets = [
     *import_string("forge.urls.socket_urlpatterns"),
     *import_string("forge.downloads.urls.socket_urlpatterns"),
     *import_string("daemonpulse.queue.urls.socket_urlpatterns"),
+    *import_string("daemonpulse.queue.client.urls.socket_urlpatterns"),
 ]

@@ -33,5 +33,6 @@ socket_urlpatterns = [
     path("ws/board/", BoardConsumer.as_asgi()),
     path("ws/compose/", ComposeConsumer.as_asgi()),
     path("ws/prompts/<uuid:pk>/", PromptConsumer.as_asgi()),
+    *devices.socket_urlpatterns,
     *sync.socket_urlpatterns,
 ]

@@ -29,6 +29,7 @@ def has_engine() -> bool:
 MISSING = {
     "browser": (lambda: CHROMIUM is None, "install Chromium (Debian: apt-get install chromium)"),
     "engine": (lambda: not has_engine(), "install the engine extra (pip install -e '.[engine]' -c constraints.txt)"),
+    "node": (lambda: shutil.which("node") is None, "install Node (Debian: apt-get install nodejs)"),
     "postgres": (lambda: find_postgres() is None, "install PostgreSQL (Debian: apt-get install postgresql)"),
 }
 

@@ -12,9 +12,12 @@ from daemonpulse.models.event import record, record_many, writing
 from fleet.daemons.errors import Reason
 from fleet.models import Node
 
+from .. import outbox
 from ..states import ENDED, MOVES, OPEN, Outcome, State
 from .attempt import Attempt
 from .lane import Lane
+from .mirrored import Mirrored, with_whereabouts
+from .remote import Mutation
 from .runner import Runner
 from .running import Running
 from .waiting import Waiting
@@ -42,10 +45,10 @@ class PromptQuerySet(models.QuerySet):
 
     def without_texts(self):
         """For lists: the long encrypted columns stay where they are."""
-        return self.defer("system_prompt", "detail")
+        return with_whereabouts(self.defer("system_prompt", "detail"))
 
 
-class Prompt(Waiting, Running, models.Model):
+class Prompt(Waiting, Running, Mirrored, models.Model):
     """`tries` counts failures that are held against the prompt; `attempt_number` counts all attempts.
 
     `position` orders a lane's prompts of one priority; it starts as the time of submission. `due_at` is when
@@ -149,7 +152,7 @@ class Prompt(Waiting, Running, models.Model):
         id is another owner's.
         """
         try:
-            with transaction.atomic():
+            with transaction.atomic(), writing():
                 if id is not None and (known := cls._known([id], owner)):
                     return known[0], False
                 prompt = cls._new(owner=owner, model=model, text=text, **({"id": id} if id else {}), **fields)
@@ -198,8 +201,10 @@ class Prompt(Waiting, Running, models.Model):
         record_many(events)
         for prompt, event in zip(prompts, events, strict=True):
             prompt.submitted_as = event.id
+        outbox.submit(prompts)
         Runner.call_on_commit()
 
+    @outbox.carried(Mutation.Kind.CANCEL)
     def cancel(self) -> bool:
         """Stop it, waiting or running; the worker closes its stream when it sees this. False when it had ended."""
         for _ in range(10):  # each turn lost means that the prompt moved on in between
@@ -213,6 +218,7 @@ class Prompt(Waiting, Running, models.Model):
                     return True
         return False
 
+    @outbox.carried(Mutation.Kind.RETRY)
     def retry(self) -> bool:
         """Queue a failed or cancelled prompt again, with all its tries; False in any other state."""
         if not self.can_retry:
@@ -225,9 +231,13 @@ class Prompt(Waiting, Running, models.Model):
                 Runner.call_on_commit()
         return won
 
+    @outbox.carried(Mutation.Kind.DELETE)
     def remove(self) -> None:
         """Forget it and all its attempts, everywhere; what runs is stopped first."""
-        self.cancel()
+        try:
+            self.cancel()
+        except type(self).DoesNotExist:  # somebody else was quicker
+            return
         with writing():
             record("prompt.removed", self.pk, owner_id=self.owner_id, lane=self.lane_id)
             self.delete()

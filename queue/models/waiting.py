@@ -6,13 +6,16 @@ from django.db.models import Q
 
 from daemonpulse.models.event import record, writing
 
+from ..outbox import carried
 from .lane import Lane
+from .remote import Mutation
 from .runner import Runner
 
 
 class Waiting:
     """The part of Prompt (prompt.py) for its time in the lane."""
 
+    @carried(Mutation.Kind.EDIT)
     def edit(self, **fields) -> bool:
         """Change a waiting prompt; False when it waits no more. `model` moves it to another lane."""
         if "model" in fields:

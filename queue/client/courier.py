@@ -1,0 +1,221 @@
+"""The background of a client: delivers, listens and notices when the server goes or comes back. It never raises."""
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from django.utils import timezone
+
+from daemonpulse import wakeup
+from daemonpulse.consumers import in_thread
+
+from ..models import Remote
+from .delivery import Delivery, Superseded
+from .line import CallFailed, Line
+from .socket import Lost, ServerSocket
+
+log = logging.getLogger(__name__)
+
+FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0  # between tries to deliver
+RECONNECT_SECONDS, MOST_RECONNECT_SECONDS = 0.5, 30.0
+PROBE_SECONDS = 3.0  # how often a server that is gone is looked for
+PRESENCE_TIMEOUT = (1.5, 3)  # of the call that tells a lost socket from a lost server
+MODELS_SECONDS = 60.0
+REST_SECONDS = 30.0  # without a call somebody looks all the same
+TIDY_SECONDS = 600.0
+
+
+def back_off(failures: int, first: float, most: float) -> float:
+    """1, 2, 4 … times `first`, each shortened by up to half at random."""
+    return min(first * 2 ** min(failures, 16), most) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+
+
+class Courier:
+    """`due`: something may be to deliver. Two loops: one delivers, one keeps the socket."""
+
+    def __init__(self):
+        self.due = asyncio.Event()
+        self.paired = asyncio.Event()  # set at every call: is it another pairing now?
+        self.delivery: Delivery | None = None
+        self.socket: ServerSocket | None = None
+        self.failures = 0
+        self.models_at = 0.0
+
+    async def run(self) -> None:
+        listener = await in_thread(wakeup.listen)(hear_self=False)
+        if listener.fileno() is not None:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._hear, listener)
+        await asyncio.gather(self._forever(self._deliver), self._forever(self._listen), self._forever(self._tidy))
+
+    def _hear(self, listener) -> None:
+        if listener.drain():
+            self.due.set()
+            self.paired.set()
+
+    async def _forever(self, loop) -> None:
+        while True:
+            try:
+                await loop()
+            except Exception:
+                log.exception("courier.failed")
+                await asyncio.sleep(FIRST_SECONDS)
+
+    def news(self) -> None:
+        """The server may have changes for us."""
+        if self.delivery is not None:
+            self.delivery.is_behind = True
+        self.due.set()
+
+    # Delivering
+
+    async def _deliver(self) -> None:
+        self.due.clear()
+        seconds = await in_thread(self.deliver_all)()
+        if self.socket is not None:
+            self.socket.look.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.due.wait(), seconds)
+
+    def deliver_all(self) -> float:
+        """Do everything that is to be done; returns after how many seconds to look again without a call."""
+        remote = Remote.current()
+        if remote is None or remote.is_shut_out:
+            self.delivery = None
+            return REST_SECONDS
+        if self.delivery is None or self.delivery.device != remote.device:
+            self.delivery, self.models_at, self.failures = Delivery(remote), 0.0, 0
+        try:
+            self._work(self.delivery, remote)
+        except Superseded:
+            return 0.0
+        except CallFailed as failure:
+            return self._failed(self.delivery, failure)
+        self.failures = 0
+        return REST_SECONDS
+
+    def _work(self, delivery: Delivery, remote: Remote) -> None:
+        if remote.is_leaving:
+            delivery.leave()
+            return
+        has_worked = False
+        if time.monotonic() - self.models_at > MODELS_SECONDS:
+            delivery.ping()
+            delivery.models()
+            self.models_at = time.monotonic()
+            has_worked = True
+        while delivery.step():
+            has_worked = True
+        if has_worked:
+            delivery.note_done()
+
+    def _failed(self, delivery: Delivery, failure: CallFailed) -> float:
+        """Keep what a person must know of it; returns when to try again."""
+        self.failures += 1
+        delivery.is_behind = True
+        log.info("courier.call_failed code=%s status=%s", failure.code, failure.status)
+        note_failure(delivery.device, failure)
+        if failure.code == "too_fast":
+            return float(failure.told.get("retry_after", MOST_SECONDS))
+        return back_off(self.failures - 1, FIRST_SECONDS, MOST_SECONDS)
+
+    # Listening
+
+    async def _listen(self) -> None:
+        """1. Stay connected as long as it goes. 2. Lost: is the server gone? 3. Try again after a while, or at once
+        when it is back."""
+        tries = 0
+        while True:
+            self.paired.clear()
+            remote = await in_thread(Remote.current)()
+            if remote is None or remote.is_shut_out or remote.is_leaving:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.paired.wait(), REST_SECONDS)
+                continue
+            line = Line(remote)
+            self.socket = ServerSocket(remote, line, self.news)
+            await self._stay(self.socket, remote)  # 1
+            tries = 0 if self.socket.is_welcome else tries + 1
+            self.socket = None
+            await in_thread(self._look_whether_gone)(line, remote)  # 2
+            await self._wait_for_return(remote, back_off(tries, RECONNECT_SECONDS, MOST_RECONNECT_SECONDS))  # 3
+
+    async def _stay(self, socket: ServerSocket, remote: Remote) -> None:
+        """Until the connection is lost, or this client is paired anew."""
+        staying = asyncio.create_task(socket.stay())
+        while not staying.done():
+            calling = asyncio.create_task(self.paired.wait())
+            await asyncio.wait({staying, calling}, return_when=asyncio.FIRST_COMPLETED)
+            calling.cancel()
+            self.paired.clear()
+            now = await in_thread(Remote.current)()
+            if now is None or now.device != remote.device or now.is_shut_out or now.is_leaving:
+                staying.cancel()
+                break
+        try:
+            await staying
+        except (Lost, asyncio.CancelledError):
+            pass
+        except CallFailed as failure:
+            log.warning("courier.frame_refused code=%s", failure.code)
+
+    def _look_whether_gone(self, line: Line, remote: Remote) -> None:
+        now = Remote.current()
+        if now is None or now.device != remote.device or now.is_leaving or not now.is_paired:
+            return
+        delivery = Delivery(remote)
+        delivery.line = line
+        try:
+            delivery.ping(PRESENCE_TIMEOUT)
+        except CallFailed as failure:
+            note_failure(remote.device, failure)
+        except Superseded:
+            return
+        else:
+            Remote.note(remote.device, is_news=remote.gone_since is not None, gone_since=None)
+
+    async def _wait_for_return(self, remote: Remote, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        was_there = await reaches(remote.url)
+        while (rest := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(rest, PROBE_SECONDS))
+            if not was_there and await reaches(remote.url):
+                self.due.set()
+                return
+
+    async def _tidy(self) -> None:
+        from ..watch import tidy
+
+        await asyncio.sleep(TIDY_SECONDS)
+        await in_thread(tidy)()
+
+
+def note_failure(device: str, failure: CallFailed) -> None:
+    """What the pages say of it: gone since when, or what a person must mend. What is known already is no news."""
+    remote = Remote.objects.filter(device=device).first()
+    if remote is None:
+        return
+    if failure.code == "gone":
+        if remote.gone_since is None:
+            Remote.note(device, gone_since=timezone.now())
+        return
+    told = {"problem": failure.code, "problem_text": failure.message[:500]}
+    if failure.code != "too_fast" and told != {name: getattr(remote, name) for name in told}:
+        Remote.note(device, **told, gone_since=None)
+        log.warning("courier.problem code=%s", failure.code)
+
+
+async def reaches(url: str) -> bool:
+    """Whether something listens at the server's address."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), 2)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True

@@ -1,0 +1,189 @@
+"""What a client and its server tell each other: the outbox there, the changes here. One call a step, no loop that
+waits and no clock (see courier.py)."""
+
+import json
+
+from django.utils import timezone
+
+from daemonpulse.models.event import record, writing
+
+from ..models import Mutation, Prompt, Remote, RemoteModel
+from .line import CallFailed, Line
+
+PAGE = 100  # prompts in a pull: taken over in one transaction, which nobody else can write beside
+MOST_MUTATIONS, MOST_BYTES = 100, 4 * 1024 * 1024  # where the server has not told its limits
+SEALED_SHARE = 0.6  # of a body's limit is left for what is sealed: base64 makes a third more of it
+OUTPUT = ("detail", "reasoning", "answer")
+Kind = Mutation.Kind
+
+
+class Superseded(Exception):
+    """This client was paired anew, or has left, while the call was under way."""
+
+
+class Delivery:
+    """For one device. `is_behind`: the server may have changes for us."""
+
+    def __init__(self, remote: Remote):
+        self.device, self.server = remote.device, remote.server
+        self.line = Line(remote)
+        self.is_behind = True
+        self.has_listed = False  # the last pull was the end of a listing
+        self.most: int | None = None  # fewer mutations at a time, after a body that was too large
+
+    def step(self) -> bool:
+        """Do the next thing; False when everything is done. Raises CallFailed."""
+        if self.push():
+            self.is_behind = True
+            return True
+        if self.is_behind:
+            self.pull()
+            return True
+        return False
+
+    def remote(self) -> Remote:
+        """The row now. Raises Superseded."""
+        remote = Remote.objects.filter(device=self.device).first()
+        if remote is None or not remote.is_paired:
+            raise Superseded
+        return remote
+
+    # Push
+
+    def push(self) -> bool:
+        """Send the beginning of the outbox, as much as one call takes; False when it is empty."""
+        mutations = self._begin_push()
+        if not mutations:
+            return False
+        try:
+            told = self.line.call("push", {"mutations": [one.as_json() for one in mutations]})
+        except CallFailed as failure:
+            if failure.code != "too_large":
+                raise
+            self._send_less(mutations, failure)
+            return True
+        self.most = None
+        self._take_results(mutations, told)
+        return True
+
+    def _begin_push(self) -> list[Mutation]:
+        """The next mutations; from now on they are never altered."""
+        with writing():
+            limits = self.remote().limits
+            count = self.most or min(limits.get("mutations", MOST_MUTATIONS), MOST_MUTATIONS)
+            room = limits.get("body_bytes", MOST_BYTES) * SEALED_SHARE
+            mutations = fitting(list(Mutation.objects.to_send(self.server)[:count]), room)
+            Mutation.objects.filter(pk__in=[one.pk for one in mutations], is_tried=False).update(is_tried=True)
+        return mutations
+
+    def _send_less(self, mutations: list[Mutation], failure: CallFailed) -> None:
+        if len(mutations) > 1:
+            self.most = len(mutations) // 2
+            return
+        with writing():
+            self._refuse(mutations[0], failure.told)
+
+    def _take_results(self, mutations: list[Mutation], told: dict) -> None:
+        results = {row["id"]: row for row in told["results"]}
+        known = [one for one in mutations if str(one.uuid) in results]
+        if not known:
+            raise CallFailed("not_understood", "The server answered a push without results.")
+        with writing():
+            remote = self.remote()
+            for one in known:
+                result = results[str(one.uuid)]
+                if result["status"] == "refused":
+                    self._refuse(one, result.get("error") or {})
+                    continue
+                if one.kind == Kind.SUBMIT:
+                    Prompt.confirm(remote, one.prompt_id, result.get("state"))
+                Mutation.objects.filter(pk=one.pk).delete()
+
+    def _refuse(self, one: Mutation, error: dict) -> None:
+        """Kept with the server's words until a person has seen to it; but what a refused submit takes with it."""
+        has_refused_submit = Mutation.objects.refused().filter(prompt=one.prompt_id, kind=Kind.SUBMIT).exists()
+        if has_refused_submit and one.kind not in {Kind.SUBMIT, Kind.EDIT}:
+            Mutation.objects.filter(pk=one.pk).delete()
+            return
+        one.refuse(error)
+        if prompt := Prompt.objects.filter(pk=one.prompt_id).only("owner", "lane").first():
+            record("prompt.carried", prompt.pk, owner_id=prompt.owner_id, lane=prompt.lane_id)
+
+    # Pull
+
+    def pull(self) -> None:
+        """One page of changes."""
+        remote = self.remote()
+        told = self.line.call("pull", {"cursor": remote.cursor, "limit": PAGE})
+        changes = [self._completed(change) for change in told["changes"]]
+        with writing():
+            remote = self.remote()
+            if told.get("reset"):
+                remote.listing, remote.live_cursor = remote.listing + 1, told["live"]
+            Prompt.mirror_page(remote, changes, told["removed"])
+            self.is_behind, remote.cursor = bool(told["more"]), told["cursor"]
+            if remote.live_cursor and not told["more"]:
+                Prompt.forget_unlisted(remote)
+                # Go on behind it; but a server that only ever lists is asked again when it pokes.
+                self.is_behind, self.has_listed = not self.has_listed, True
+                remote.cursor, remote.live_cursor = remote.live_cursor, ""
+            elif not remote.live_cursor:
+                self.has_listed = False
+            remote.save(update_fields=["listing", "cursor", "live_cursor"])
+
+    def _completed(self, change: dict) -> dict:
+        """With the rest of the texts that were cut."""
+        for field, length in (change.get("lengths") or {}).items():
+            while len(change[field]) < length:
+                told = self.line.call("text", self._rest_of(change, field))
+                is_other = field in OUTPUT and told["attempt"] != change["attempts"]
+                if is_other or not told["text"]:  # it has changed since; a later change tells of it
+                    break
+                change[field] += told["text"]
+        return change
+
+    @staticmethod
+    def _rest_of(change: dict, field: str) -> dict:
+        return {"prompt": change["id"], "field": field, "attempt": change["attempts"], "offset": len(change[field])}
+
+    # The rest
+
+    def ping(self, seconds=(3, 10)) -> None:
+        """Hear how the server is, and what it takes."""
+        told = self.line.call("ping", {"pending": pending(self.server)}, seconds)
+        limits = {name: value for name, value in told["limits"].items() if isinstance(value, int)}
+        there = {"is_working": bool(told["is_working"]), "limits": limits, "server_name": told["server"]["name"][:120]}
+        before = self.remote()
+        is_news = there != {name: getattr(before, name) for name in there}
+        Remote.note(self.device, is_news=is_news, **there)
+
+    def models(self) -> None:
+        RemoteModel.replace(self.line.call("models", {})["models"])
+
+    def leave(self) -> None:
+        """Sign out there, where that can be had, and here in any case."""
+        try:
+            self.line.call("leave", {})
+            text = "This client has left the server."
+        except CallFailed as failure:
+            text = "This client has left. The server was not told; remove the device there under Devices."
+            if failure.code in {"revoked", "unknown_token", "expired"}:
+                text = "This client has left the server."
+        Remote.forget(self.device, text)
+
+    def note_done(self) -> None:
+        Remote.note(self.device, last_sync_at=timezone.now(), problem="", problem_text="", gone_since=None)
+
+
+def pending(server: str) -> int:
+    return Mutation.objects.to_send(server).count()
+
+
+def fitting(mutations: list[Mutation], room: float) -> list[Mutation]:
+    """The first of them that fit into `room` bytes, but at least one."""
+    size = 0
+    for index, one in enumerate(mutations):
+        size += len(json.dumps(one.as_json(), ensure_ascii=False).encode())
+        if index and size > room:
+            return mutations[:index]
+    return mutations

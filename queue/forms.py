@@ -173,6 +173,7 @@ class SubmissionForm(PromptForm):
         return super().draft() | ({"id": id} if id else {})
 
 
+NUMBER = (int, float)
 # JSON has types and a form does not; what a field must be in JSON, and how to say so.
 JSON_TYPES = {
     "id": (str, "a string with a UUID"),
@@ -183,11 +184,11 @@ JSON_TYPES = {
     "node": (int, "a node's number"),
     "follows": (str, "a prompt's id"),
     "stream": (bool, "true or false"),
-    "temperature": ((int, float), "a number"),
-    "top_p": ((int, float), "a number"),
+    "temperature": (NUMBER, "a number"),
+    "top_p": (NUMBER, "a number"),
     "top_k": (int, "a whole number"),
-    "min_p": ((int, float), "a number"),
-    "repeat_penalty": ((int, float), "a number"),
+    "min_p": (NUMBER, "a number"),
+    "repeat_penalty": (NUMBER, "a number"),
     "max_output_tokens": (int, "a whole number"),
     "reasoning": (str, "a string"),
 }
@@ -205,7 +206,7 @@ def type_errors(data: object) -> dict[str, list[ValidationError]]:
             continue
         expected, wording = JSON_TYPES[name]
         is_bool_for_number = isinstance(value, bool) and expected is not bool
-        is_too_long = isinstance(value, int) and value.bit_length() > 63  # no column holds it, and no float
+        is_too_long = expected == NUMBER and isinstance(value, int) and value.bit_length() > 63  # no float holds it
         if value is not None and (not isinstance(value, expected) or is_bool_for_number or is_too_long):
             errors[name] = [ValidationError(f"Must be {wording}.", code="type")]
     return errors

@@ -102,10 +102,10 @@ def test_it_tidies_up_now_and_then(alice, node, watch):
 def test_it_removes_only_what_is_old(alice):
     now = timezone.now()
     for kind, age in [
-        ("prompt.output", timedelta(minutes=1)),
-        ("prompt.output", timedelta(minutes=3)),
-        ("prompt.queued", timedelta(days=6)),
         ("prompt.queued", timedelta(days=8)),
+        ("prompt.queued", timedelta(days=6)),
+        ("prompt.output", timedelta(minutes=3)),
+        ("prompt.output", timedelta(minutes=1)),
     ]:
         Event.objects.create(kind=kind, subject=str(age.days), at=now - age)
     for name, age in [("new", 1), ("old", 8)]:

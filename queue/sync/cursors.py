@@ -55,4 +55,6 @@ def read(text: str) -> int | Listing | None:
 def is_complete_since(event_id: int) -> bool:
     """Whether the log still has everything after this event, and has ever come so far."""
     oldest = Event.objects.lasting().order_by("id").values_list("id", flat=True).first()
-    return oldest is not None and oldest - 1 <= event_id <= Event.objects.last_id()
+    if oldest is None:  # nothing has ever happened here: the newest entry is never tidied away
+        return event_id == 0
+    return oldest - 1 <= event_id <= Event.objects.last_id()

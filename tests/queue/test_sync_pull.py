@@ -171,6 +171,13 @@ def test_old_clocks_do_not_matter(phone, alice):
     assert len(set(ids(changes))) == len(changes) == 9
 
 
+def test_a_server_where_nothing_happened_yet_lists_once(phone):
+    Event.objects.all().delete()
+    page = phone.pull()
+    assert (page["reset"], page["more"]) == (True, False)
+    assert not phone.pull(page["cursor"])["reset"]
+
+
 def test_a_quiet_week_costs_no_listing(phone, alice):
     submit(alice)
     _, cursor = phone.pull_all()

@@ -41,9 +41,9 @@ class Client:
     def code(self) -> str:
         return self.site._manage("shell", "-v0", "-c", CODE).strip().splitlines()[-1]
 
-    def start(self, code: str = "") -> "Client":
+    def start(self, code: str = "", server: str = "") -> "Client":
         argv = [sys.executable, "-m", "daemonpulse", "client", "--port", str(self.port), "--name", "laptop"]
-        argv += ["--server", self.site.url, "--pair", code] if code else []
+        argv += ["--server", server or self.site.url, "--pair", code] if code else []
         self.process = subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL)
         wait_for(self._answers, 60, step=0.1)
         if not self.token:

@@ -10,12 +10,11 @@ from fleet.models import Node
 from forge.models import Model
 
 from .models import Lane, Prompt, RemoteModel
-from .outbox import PRIORITY_NAMES, SETTINGS
-from .states import State
+from .outbox import SETTINGS
+from .states import PRIORITIES, PRIORITY_NAMES, State
 
 MAX_TEXT = 1_000_000  # characters
 MAX_BATCH = 1000  # prompts at once
-PRIORITIES = {name: value for value, name in PRIORITY_NAMES.items()}
 REASONING = ("off", "low", "medium", "high", "on")
 
 
@@ -139,12 +138,11 @@ class EditForm(PromptForm):
 
     @classmethod
     def initial_of(cls, prompt: Prompt) -> dict:
-        names = {value: name for name, value in PRIORITIES.items()}
         stored = prompt.settings | {
             "model": prompt.model,
             "text": prompt.text,
             "system_prompt": prompt.system_prompt,
-            "priority": names.get(prompt.priority, "normal"),
+            "priority": PRIORITY_NAMES.get(prompt.priority, "normal"),
             "node": prompt.node_pin_id,
             "follows": prompt.follows_id,
         }

@@ -12,11 +12,10 @@ from django.conf import settings
 from daemonpulse.models.event import record, writing
 
 from .models.remote import Mirror, Mutation, Remote
-from .states import State
+from .states import PRIORITY_NAMES, State
 
 Kind = Mutation.Kind
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_output_tokens", "reasoning")
-PRIORITY_NAMES = {-10: "low", 0: "normal", 10: "high"}
 # Where the verb would do something, as far as we know; the server decides.
 IS_POSSIBLE = {
     Kind.EDIT: lambda prompt: prompt.is_queued,

@@ -1,4 +1,5 @@
-"""The states of a prompt and of an attempt, and the moves between them. Nothing else defines them."""
+"""The states of a prompt and of an attempt, the moves between them, and a prompt's priorities. Nothing else defines
+them."""
 
 from django.db.models import TextChoices
 
@@ -29,6 +30,10 @@ EVENT_KINDS = {
     State.FAILED: "prompt.failed",
     State.CANCELLED: "prompt.cancelled",
 }
+
+
+PRIORITIES = {"low": -10, "normal": 0, "high": 10}
+PRIORITY_NAMES = {value: name for name, value in PRIORITIES.items()}
 
 
 class Outcome(TextChoices):

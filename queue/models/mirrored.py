@@ -15,7 +15,7 @@ from daemonpulse.models.event import Event, record, record_many, writing
 from fleet.daemons.errors import Reason
 from pulse.thinking import Kind
 
-from ..states import ENDED, Outcome, State
+from ..states import ENDED, PRIORITIES, Outcome, State
 from .attempt import Attempt, Chunk, append
 from .lane import Lane
 from .remote import Mirror, Mutation, Remote
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 RUNNER = "server"
 FEW = 500  # ids in one query
 OUTCOMES = {State.DONE: Outcome.DONE, State.FAILED: Outcome.FAILED, State.CANCELLED: Outcome.CANCELLED}
-PRIORITIES = {"low": -10, "normal": 0, "high": 10}
 
 
 def with_whereabouts(prompts: QuerySet) -> QuerySet:

@@ -13,7 +13,7 @@ from fleet.daemons.errors import Reason
 from fleet.models import Node
 
 from .. import outbox
-from ..states import ENDED, MOVES, OPEN, Outcome, State
+from ..states import ENDED, MOVES, OPEN, PRIORITIES, Outcome, State
 from .attempt import Attempt
 from .lane import Lane
 from .mirrored import Mirrored, with_whereabouts
@@ -21,8 +21,6 @@ from .remote import Mutation
 from .runner import Runner
 from .running import Running
 from .waiting import Waiting
-
-PRIORITIES = ((-10, "Low"), (0, "Normal"), (10, "High"))
 
 
 class PromptQuerySet(models.QuerySet):
@@ -61,7 +59,9 @@ class Prompt(Waiting, Running, Mirrored, models.Model):
     node_pin = models.ForeignKey(Node, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     follows = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="followers")
     settings = models.JSONField(default=dict, blank=True)
-    priority = models.SmallIntegerField(default=0, choices=PRIORITIES)
+    priority = models.SmallIntegerField(
+        default=0, choices=[(value, name.capitalize()) for name, value in PRIORITIES.items()]
+    )
     position = models.FloatField()
     state = models.CharField(max_length=20, choices=State, default=State.QUEUED, editable=False)
     attempt_number = models.PositiveIntegerField(default=0, editable=False)

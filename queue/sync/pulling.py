@@ -11,8 +11,8 @@ from django.db.models import F, Max, Q
 from daemonpulse.models import Event
 from pulse.thinking import Kind
 
-from ..forms import PRIORITIES
 from ..models import Attempt, Device, Prompt
+from ..states import PRIORITY_NAMES
 from . import cursors
 from .about import TEXT_CHARACTERS
 from .cursors import KINDS, Listing
@@ -23,7 +23,6 @@ PAGE, MAX_PAGE = 200, 500
 PAGE_BYTES = 700_000  # sealing makes a third more of it, and an answer is at most 1 MB
 CUT_AFTER = 24_000  # characters of each text in a change
 TEXTS = ("text", "system_prompt", "detail", "reasoning", "answer")
-PRIORITY_NAMES = {value: name for name, value in PRIORITIES.items()}
 
 
 def pull(device: Device, data: object) -> dict:

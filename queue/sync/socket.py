@@ -4,8 +4,10 @@ import asyncio
 import json
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import ClassVar
 
+from autobahn.exception import Disconnected
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
@@ -237,9 +239,14 @@ class SyncConsumer(AsyncWebsocketConsumer):
             await self.close(REVOKED, "revoked")
 
     def _start(self, work) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._while_open(work))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    @staticmethod
+    async def _while_open(work) -> None:
+        with suppress(Disconnected):  # it went in this very moment; disconnect() follows
+            await work
 
 
 def heard(device: Device, pending: int | None) -> bool:

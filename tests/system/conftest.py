@@ -66,7 +66,11 @@ class Installation(Site):
         return self.api("GET", f"/prompts/{prompt_id}").json()
 
     def wait_for_state(self, prompt_id: str, state: str, seconds: float = 20) -> dict:
-        return wait_for(lambda: (p := self.prompt(prompt_id))["state"] == state and p, seconds)
+        told = {}
+        try:
+            return wait_for(lambda: told.update(self.prompt(prompt_id)) or (told["state"] == state and told), seconds)
+        except AssertionError as failed:
+            raise AssertionError(f"after {seconds} s it is {told}") from failed
 
     def rows(self, query: str) -> list[tuple]:
         """Read the database file itself (states and counts; its texts are encrypted)."""

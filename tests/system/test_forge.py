@@ -17,7 +17,8 @@ from tests.system.conftest import HERON, OTTER, Installation
 BEAVER = "simulated/beaver-tools-8b"
 OPTIONS = ("--vram-gb", "12", "--slots", "2")
 TOKENS, LOAD_SECONDS = 20, 1.0
-SPEED = {"ttft_seconds": 0.05, "tokens_per_second": 45, "load_seconds": LOAD_SECONDS}
+# Slow enough that our own processor time, which a busy machine doubles, is not what is compared.
+SPEED = {"ttft_seconds": 0.05, "tokens_per_second": 30, "load_seconds": LOAD_SECONDS}
 MAX_LANE_WAIT = 60  # the default, stated in docs/settings.md
 QUICK = 20  # the plain way takes minutes: it is run so many times as fast
 

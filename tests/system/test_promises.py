@@ -233,6 +233,7 @@ def test_it_answers_with_a_page_and_a_sign_in_link(shared_site):
 
 def test_it_rotates_the_key_and_reads_everything_with_the_new_one(one_model_daemon):
     one_model_daemon.control("reset")
+    one_model_daemon.control("models/*", {"ttft_seconds": 0.01, "tokens_per_second": 300, "load_seconds": 0.1})
     site = Installation(one_model_daemon)
     site.up()
     try:

@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
@@ -11,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 
 from daemonpulse import sealing
+from daemonpulse.origins import is_own_page
 from daemonpulse.throttling import Throttle, client_address
 
 from ..models import Device
@@ -63,17 +63,8 @@ def check_way(request: HttpRequest, version: int, is_known: bool) -> None:
         raise SyncError(404, "no_call", "There is no such call.")
     if request.method != "POST":
         raise SyncError(405, "method", "Use POST here.")
-    if not _is_own_page(request):
+    if not is_own_page(request.headers.get("Origin", ""), request.get_host()):
         raise SyncError(403, "foreign_origin", "Only this server's own pages may call it from a browser.")
-
-
-def _is_own_page(request: HttpRequest) -> bool:
-    """Whether it comes from a page of ours, or from no page at all."""
-    origin = request.headers.get("Origin", "")
-    try:
-        return not origin or urlsplit(origin).netloc.lower() == request.get_host().lower()
-    except ValueError:
-        return False
 
 
 def body_of(request: HttpRequest) -> bytes:

@@ -190,8 +190,8 @@ class SyncConsumer(AsyncWebsocketConsumer):
 
     async def _watch(self, groups: set[str]) -> None:
         for group in groups - self.groups_watched:
+            self.groups_watched.add(group)  # first: whatever happens, it is let go of
             await tail().watch(group, self.channel_name)
-        self.groups_watched |= groups
 
     async def _watch_prompts(self, prompts: list) -> None:
         if len(prompts) > WATCHED:

@@ -316,6 +316,17 @@ def test_it_leaves_a_dead_node_alone_however_many_prompts_wait(alice, transactio
     assert {prompt.tries for prompt in Prompt.objects.all()} == {0}
 
 
+def test_it_plans_although_something_begins_in_every_turn(alice, daemon, box, work, monkeypatch):
+    hear = LaneRunner._hear
+    monkeypatch.setattr(LaneRunner, "_hear", lambda runner: hear(runner) or [runner_module.LOOK])
+    go_on = LaneRunner._continue_lanes
+    monkeypatch.setattr(LaneRunner, "_continue_lanes", lambda runner: go_on(runner) or True)
+    prompt = submit(alice, "[[tokens=5]]", OTTER)
+
+    with work():
+        wait_for_state("done", prompt, seconds=5)
+
+
 def test_it_does_no_harm_when_two_run_at_once(alice, daemon, box, work, monkeypatch):
     monkeypatch.setattr(Runner, "take", classmethod(lambda cls, name: True))
     monkeypatch.setattr(Runner, "beat", classmethod(lambda cls, name: True))

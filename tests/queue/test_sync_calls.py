@@ -4,7 +4,6 @@ import json
 from datetime import timedelta
 
 import pytest
-from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
@@ -17,12 +16,6 @@ from .prompts import submit
 
 pytestmark = pytest.mark.django_db
 JSON = "application/json"
-
-
-@pytest.fixture(autouse=True)
-def no_throttle():
-    cache.clear()
-    door.PACE.spent.clear()
 
 
 def error_of(answer) -> tuple[int, str]:

@@ -4,14 +4,13 @@ import json
 from datetime import timedelta
 
 import pytest
-from django.core.cache import cache
 from django.utils import timezone
 
 from daemonpulse import sealing
 from daemonpulse.models import Event
 from daemonpulse.models.event import record
 from daemonpulse.queue.models import Prompt
-from daemonpulse.queue.sync import door, pulling
+from daemonpulse.queue.sync import pulling
 from daemonpulse.queue.watch import tidy
 from pulse.thinking import Kind
 
@@ -19,12 +18,6 @@ from .devices import TestDevice
 from .prompts import claim, done, fresh, running, stream, submit
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def no_throttle():
-    cache.clear()
-    door.PACE.spent.clear()
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import json
 import uuid
 
 import pytest
-from django.core.cache import cache
 
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Device, Prompt, Receipt
-from daemonpulse.queue.sync import about, door
+from daemonpulse.queue.sync import about
 from daemonpulse.queue.sync.errors import SyncError
 from daemonpulse.queue.sync.pushing import push
 
@@ -16,12 +15,6 @@ from .devices import TestDevice, mutation, submission
 from .prompts import done, fresh, kinds_of, running, submit
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def no_throttle():
-    cache.clear()
-    door.PACE.spent.clear()
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ from datetime import timedelta
 
 import pytest
 from channels.testing import WebsocketCommunicator
-from django.core.cache import cache
 from django.utils import timezone
 
 from daemonpulse import sealing
 from daemonpulse.consumers import in_thread
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Device
-from daemonpulse.queue.sync import door, socket
+from daemonpulse.queue.sync import socket
 from daemonpulse.tail import tail
 from pulse.thinking import Kind
 from tests.sockets import HOST, own_tail
@@ -24,12 +23,6 @@ from .prompts import fresh, running, stream, submit
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATH = "/ws/sync/v1/"
-
-
-@pytest.fixture(autouse=True)
-def no_throttle():
-    cache.clear()
-    door.PACE.spent.clear()
 
 
 def play(scene) -> None:

@@ -193,6 +193,7 @@ class Open(AsyncWebsocketConsumer):
         ("http://localhost:8642", False),
         ("http://127.0.0.1:8642.evil.example", False),
         ("https://evil.example", False),
+        ("http://[half", False),
         ("null", False),
         ("file://", False),
     ],

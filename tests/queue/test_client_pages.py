@@ -71,6 +71,15 @@ def test_it_has_no_fleet_and_no_models_and_says_where_they_are(alice_client, ali
     assert ">Fleet<" not in html
 
 
+def test_it_is_nobodys_server_and_tells_strangers_of_none(client, alice):
+    paired(alice, url="http://box.local:8642")
+    for path in ("/m/", "/ca/"):
+        assert "box.local" not in page(client, path, 404)
+    answer = client.post("/api/sync/v1/pair", {"code": "K7QM2XPA"}, content_type="application/json")
+    assert answer.status_code == 404
+    assert client.get("/nodes/").status_code == 302  # to the sign-in
+
+
 def test_the_board_and_the_history_say_where_a_prompt_waits(alice_client, alice):
     remote = paired(alice)
     submit(alice, "Unsent")

@@ -13,6 +13,7 @@ from daemonpulse.tail import tail
 
 NOT_SIGNED_IN, NOT_FOUND = 4401, 4404
 REFRESH_SECONDS = 0.15
+ANEW = "anew"  # all that a page ever says
 
 
 def in_thread(function):
@@ -52,7 +53,9 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
             await tail().unwatch(group, self.channel_name)
 
     async def receive(self, text_data=None, bytes_data=None):
-        """Pages only listen."""
+        """The page put in the answer to a click. That may have been late, and older than what it replaced."""
+        if text_data == ANEW:
+            await self.anew()
 
     async def event(self, message: dict):
         if message["id"] > self.last_id:  # one event may come through several groups
@@ -70,6 +73,9 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
     async def on_event(self, message: dict) -> None:
         """Something happened in one of the groups."""
 
+    async def anew(self) -> None:
+        """Send all that the page shows live. Nothing by default: for pages whose forms put nothing in."""
+
 
 class RefreshingConsumer(LiveConsumer):
     """Renders its fragments again when something happened, several events at a time, and sends what differs."""
@@ -77,7 +83,7 @@ class RefreshingConsumer(LiveConsumer):
     async def begin(self) -> None:
         self.shown: dict[str, str] = {}
         self.refresher: asyncio.Task | None = None
-        self.is_dirty = False
+        self.is_dirty = self.is_doubtful = False
         await self._refresh()
 
     async def disconnect(self, code):
@@ -86,6 +92,13 @@ class RefreshingConsumer(LiveConsumer):
             self.refresher.cancel()
 
     async def on_event(self, message: dict) -> None:
+        self._refresh_soon()
+
+    async def anew(self) -> None:
+        self.is_doubtful = True
+        self._refresh_soon()
+
+    def _refresh_soon(self) -> None:
         self.is_dirty = True
         if self.refresher is None or self.refresher.done():
             self.refresher = asyncio.create_task(self._refresh_while_dirty())
@@ -97,6 +110,8 @@ class RefreshingConsumer(LiveConsumer):
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def _refresh(self) -> None:
+        if self.is_doubtful:
+            self.shown, self.is_doubtful = {}, False
         new = await in_thread(self.fragments)()
         for html in self.changed(self.shown, new):
             await self.send(html)

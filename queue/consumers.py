@@ -55,6 +55,9 @@ class PromptConsumer(LiveConsumer):
         else:
             await self._resend(message["id"])
 
+    async def anew(self) -> None:
+        await self._resend(None)
+
     async def _forward(self, message: dict) -> None:
         new = [piece for piece in message["pieces"] if self.position.accepts(piece)]
         if any(piece["offset"] == 0 for piece in new):  # its element is not on the page yet

@@ -127,9 +127,14 @@
   };
   addEventListener("pagehide", () => { leaving = true; });
   addEventListener("pageshow", () => { leaving = false; });
-  document.addEventListener("htmx:wsOpen", (event) => regain(event.target));
+  const sockets = new Set();
+  document.addEventListener("htmx:wsOpen", (event) => {
+    sockets.add(event.detail.event.target);
+    regain(event.target);
+  });
   document.addEventListener("htmx:wsError", (event) => lose(event.target, "lost"));
   document.addEventListener("htmx:wsClose", (event) => {
+    sockets.delete(event.detail.event.target);
     const code = event.detail.event.code;
     if (DELIBERATE.includes(code)) return regain(event.target);
     lose(event.target, code >= 4000 ? "refused" : "lost");
@@ -149,12 +154,31 @@
     list.replaceChildren(notice);
     list.scrollIntoView({ block: "nearest" });
   };
-  document.addEventListener("htmx:responseError", (event) => {
-    complain(`That did not work: the server answered ${event.detail.xhr.status}. Reload the page and try again.`);
+  // How a request ended, asked of itself: htmx tells its element, which a socket may have taken from the page by then.
+  // An answer may come later than what the socket told of its effect, and be older: the socket shows all once more.
+  const isError = (status) => status >= 400 && status !== 422;  // a form that is sent back says itself what is wrong
+  document.addEventListener("htmx:beforeSend", (event) => {
+    const { xhr, requestConfig } = event.detail;
+    xhr.addEventListener("error", () => {
+      complain("That did not work: the server could not be reached. Nothing was changed.");
+    });
+    xhr.addEventListener("load", () => {
+      if (isError(xhr.status)) {
+        complain(`That did not work: the server answered ${xhr.status}. Reload the page and try again.`);
+      } else if (xhr.status < 400 && requestConfig.verb === "post") {
+        leadOn(requestConfig.elt.closest("[data-lead-to]"));
+        for (const socket of sockets) if (socket.readyState === WebSocket.OPEN) socket.send("anew");
+      }
+    });
   });
-  document.addEventListener("htmx:sendError", () => {
-    complain("That did not work: the server could not be reached. Nothing was changed.");
-  });
+
+  // Where a form's effect shows: the reader is led there, since what was pressed may be gone or far from it.
+  const leadOn = (form) => {
+    const title = form && document.querySelector(form.dataset.leadTo);
+    if (!title) return;
+    title.focus({ preventScroll: true });
+    title.scrollIntoView({ block: "nearest" });
+  };
 
   // Forms. One that a socket brought has no CSRF token of its own; one that asks first does so in a dialog;
   // one that must not be sent twice is not.
@@ -315,17 +339,6 @@
   };
   for (const name of ["htmx:wsBeforeMessage", "htmx:beforeSwap"]) document.addEventListener(name, keep);
   for (const name of ["htmx:wsAfterMessage", "htmx:afterSwap"]) document.addEventListener(name, giveBack);
-
-  // Where a form's effect shows: the reader is led there, since what was pressed may be gone or far from it.
-  document.addEventListener("htmx:afterRequest", (event) => {
-    const { successful, requestConfig } = event.detail;
-    const form = requestConfig?.elt.closest("[data-lead-to]");
-    if (!form || !successful || requestConfig.verb !== "post") return;
-    const title = document.querySelector(form.dataset.leadTo);
-    if (!title) return;
-    title.focus({ preventScroll: true });
-    title.scrollIntoView({ block: "nearest" });
-  });
 
   // Times in the reader's own words.
   const dateTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });

@@ -47,6 +47,12 @@ def check(page):
     page.set_viewport_size({"width": 1280, "height": 800})
 
 
+def answer_after(route, seen) -> None:
+    answer = route.fetch()
+    seen()
+    route.fulfill(response=answer)
+
+
 def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     page = signed_in
     daemon.control(f"models/{OTTER}", {"load_seconds": 1})
@@ -99,6 +105,8 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     expect(other.locator("#models")).to_contain_text("loaded")
     expect(other.locator("#models")).not_to_contain_text(HERON)
     check(other)
+    # The answer to the click may come after what the socket tells of its effect.
+    page.route("**/ejection/", lambda route: answer_after(route, lambda: expect(copies).to_contain_text("None.")))
     copies.get_by_role("button", name="Eject").click()
     page.get_by_role("dialog").get_by_role("button", name="Eject it").click()
     expect(page.locator("#copies-title")).to_be_focused()

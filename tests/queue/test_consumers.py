@@ -94,6 +94,23 @@ def test_it_brings_a_page_up_to_date_that_is_behind(alice, node):
     play(scene)
 
 
+@pytest.mark.parametrize("path", ["/ws/board/", "/ws/prompts/{pk}/"])
+def test_it_shows_all_again_to_a_page_that_put_in_a_late_answer(alice, node, path):
+    prompt = done(alice, node)
+    path = page_of(prompt) if "pk" in path else path
+
+    async def scene():
+        async with browser(path, alice) as page:
+            while not await page.hears_nothing():
+                await page.hears()
+            await page.socket.send_to("nonsense")
+            assert await page.hears_nothing()
+            await page.socket.send_to("anew")
+            assert "otter" in (await page.hears()).lower()
+
+    play(scene)
+
+
 def test_it_sends_the_pieces_in_order_and_only_the_pieces(alice, node):
     prompt, attempt = running(alice, node)
     stream(attempt, ("message", "Blue"))

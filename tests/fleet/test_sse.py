@@ -78,7 +78,7 @@ streams = st.lists(st.one_of(fragments, st.binary(max_size=4)), max_size=16).map
 places = st.lists(st.integers(min_value=0, max_value=120), max_size=8)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(streams, places)
 def test_it_reads_any_bytes_cut_anywhere_as_the_standard_does(stream, places):
     assert read(*cut(stream, places)) == reference(stream)

@@ -69,10 +69,11 @@ class Line:
         return frame
 
     async def closed(self) -> int:
-        """The code; frames before it are skipped."""
+        """The code, which Daphne's Autobahn must let pass; frames before it are skipped."""
         async with asyncio.timeout(5):
             while (output := await self.socket.receive_output(timeout=5))["type"] != "websocket.close":
                 pass
+        assert output["code"] == 1000 or 3000 <= output["code"] <= 4999
         return output["code"]
 
 
@@ -243,7 +244,7 @@ def test_it_refuses_strangers_in_words(alice, node):
         await opened.socket.send_to(used)
         opened.hello_seq = sealing.header_of(used)["seq"]
         assert (await opened.hears())["type"] == "welcome"
-        assert await refused(used) == (1013, "replayed")
+        assert await refused(used) == (4429, "replayed")
         await opened.socket.disconnect()
 
     play(scene)

@@ -105,7 +105,7 @@ def node(db):
     return row
 
 
-def wait_for(is_so, seconds: float = 10.0, step: float = 0.02):
+def wait_for(is_so, seconds: float = 10.0, step: float = 0.05):
     """Wait until is_so() is true, and return what it gave; fails the test after `seconds`."""
     until = time.monotonic() + seconds
     while not (result := is_so()):

@@ -4,31 +4,13 @@ import re
 
 import pytest
 import requests
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.test_pages import RULES
+from tests.browser.looks import problems_of
 from tests.system.conftest import OTTER
 
 pytestmark = pytest.mark.browser
 BRIEFLY = [("light", 360)]
-THOROUGHLY = [(theme, width) for theme in ("dark", "light") for width in (1280, 360)]
-SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-def problems_of(page, name: str, looks=BRIEFLY) -> list[str]:
-    """What axe and a ruler say of the page as it is."""
-    found = []
-    for theme, width in looks:
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        page.set_viewport_size({"width": width, "height": 800})
-        results = Axe().run(page, options=RULES)
-        if results.violations_count:
-            found.append(f"{name}, {theme}, {width}: {results.generate_report()}")
-        if sideways := page.evaluate(SIDEWAYS):
-            found.append(f"{name}, {width}: scrolls sideways by {sideways} px")
-    page.set_viewport_size({"width": 1280, "height": 800})
-    return found
 
 
 def call(site, name: str, data: dict, token: str = "") -> dict:
@@ -43,21 +25,21 @@ def test_a_device_is_paired_watched_renamed_and_revoked(site, signed_in):
     page.goto(f"{site.url}/settings/")
     page.get_by_role("link", name="Your devices").click()
     expect(page.get_by_role("heading", name="No devices yet")).to_be_visible()
-    problems = problems_of(page, "none")
+    problems = problems_of(page, "none", BRIEFLY)
 
     page.get_by_role("button", name="Pair a device").click()
     code = page.locator("#pairing-code").inner_text()
     assert re.fullmatch(r"[0-9A-Z]{4}-[0-9A-Z]{4}", code)
     assert code.replace("-", "") not in page.url.replace("-", "")
     expect(page.locator("#pairing time")).to_have_text(re.compile(r"^in 4 min \d\d s$"))
-    problems += problems_of(page, "offer", THOROUGHLY)
+    problems += problems_of(page, "offer")
 
     told = {"code": code.lower(), "name": "Alice’s phone", "kind": "phone", "app": "lmrmq/1"}
     token = call(site, "pair", told)["token"]
     expect(page.get_by_text("“Alice’s phone” is paired.")).to_be_visible()
     expect(page.locator("#announcer")).to_have_text("Alice’s phone is paired.")
     expect(page.get_by_text(code)).to_have_count(0)
-    problems += problems_of(page, "paired")
+    problems += problems_of(page, "paired", BRIEFLY)
 
     page.get_by_role("link", name="To your devices").click()
     card = page.get_by_role("article", name="Alice’s phone")
@@ -71,7 +53,7 @@ def test_a_device_is_paired_watched_renamed_and_revoked(site, signed_in):
     card = page.get_by_role("article", name="Pocket")
     expect(card).to_be_visible()
     card.get_by_text("Rename").click()
-    problems += problems_of(page, "one", THOROUGHLY)
+    problems += problems_of(page, "one")
 
     card.get_by_role("button", name="Revoke Pocket").click()
     page.get_by_role("button", name="Keep it").click()
@@ -95,7 +77,7 @@ def test_a_prompt_that_is_deleted_elsewhere_says_so_and_nothing_is_amiss(site, s
     expect(page.locator("#announcer")).to_have_text("This prompt was deleted.")
     page.wait_for_timeout(1000)  # what is lost is said after a while
     expect(page.locator("#connection")).to_be_empty()
-    problems = problems_of(page, "deleted")
+    problems = problems_of(page, "deleted", BRIEFLY)
 
     page.get_by_role("link", name="To the history").click()
     page.get_by_role("button", name="Delete: Second").click()

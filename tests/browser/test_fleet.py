@@ -1,10 +1,9 @@
 """The fleet as its keeper uses it: find the LM Studio of this machine, add it, test it, start it, watch it, stop it."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.test_pages import RULES
+from tests.browser.looks import check
 from tests.fleet.fake_lms_fixture import FakeLMStudio
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.system.conftest import Installation
@@ -27,17 +26,6 @@ def site(daemon, studio):
     installation.up()
     yield installation
     installation.stop()
-
-
-def check(page):
-    """Nothing that axe finds, and nothing sideways, on a desk and on a phone."""
-    for width in (1280, 360):
-        page.set_viewport_size({"width": width, "height": 800})
-        results = Axe().run(page, options=RULES)
-        assert results.violations_count == 0, results.generate_report()
-        sideways = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert sideways <= 0, f"{page.url} at {width} scrolls sideways by {sideways} px"
-    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, studio):

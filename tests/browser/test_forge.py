@@ -3,10 +3,9 @@
 import sqlite3
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.test_pages import RULES
+from tests.browser.looks import check
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.system.conftest import HERON, OTTER, Installation
 
@@ -29,22 +28,6 @@ def site(daemon):
     installation.up()
     yield installation
     installation.stop()
-
-
-def check(page):
-    """Nothing that axe finds, and nothing sideways, on a desk and on a phone, in both themes."""
-    page.emulate_media(reduced_motion="reduce")  # no colour is still on its way to another
-    for width in (1280, 360):
-        page.set_viewport_size({"width": width, "height": 800})
-        for theme in ("light", "dark"):
-            page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
-            results = Axe().run(page, options=RULES)
-            assert results.violations_count == 0, results.generate_report()
-            sideways = page.evaluate(
-                "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            assert sideways <= 0, f"{page.url} at {width} scrolls sideways by {sideways} px"
-    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def answer_after(route, seen) -> None:

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.test_pages import RULES
+from tests.browser.looks import RULES
 from tests.conftest import wait_for
 from tests.system.conftest import HERON, OTTER, OWL
 

@@ -1,13 +1,13 @@
 """Every page: accessible in both themes, nothing sideways at 360 px, errors on none."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
+from tests.browser.conftest import enter
+from tests.browser.looks import check, problems_of
 from tests.conftest import wait_for
 from tests.system.conftest import HERON, OTTER, OWL
 
 pytestmark = pytest.mark.browser
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 
 
 @pytest.fixture(scope="module")
@@ -52,34 +52,28 @@ def paths(daemon, site):
     site.api("POST", f"/prompts/{running}/cancel")
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_every_page_passes_axe_and_fits_a_phone(theme, paths, site, page):
-    axe = Axe()
-    page.goto(site.run("sign-in-link", "--url", site.url).stdout.strip())
-    page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+def test_every_page_passes_axe_and_fits_a_phone(paths, site, page):
+    enter(site, page)
     problems = []
     for name, path in paths.items():
-        for width in (1280, 360):
-            page.set_viewport_size({"width": width, "height": 800})
-            page.goto(site.url + path)
-            assert page.evaluate("() => document.documentElement.dataset.theme") == theme
-            results = axe.run(page, options=RULES)
-            if results.violations_count:
-                problems.append(f"{name} at {width}: {results.generate_report()}")
-            sideways = page.evaluate(
-                "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            if sideways > 0:
-                problems.append(f"{name} at {width} scrolls sideways by {sideways} px")
+        page.goto(site.url + path)
+        problems += problems_of(page, name)
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_it_keeps_the_theme_that_was_chosen(theme, site, signed_in):
+    signed_in.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+    signed_in.goto(f"{site.url}/settings/")
+    assert signed_in.evaluate("() => document.documentElement.dataset.theme") == theme
 
 
 def test_the_sign_in_page_passes_axe(site, page):
     page.goto(f"{site.url}/sign-in/")
-    assert Axe().run(page, options=RULES).violations_count == 0
+    check(page)
 
 
 def test_the_admin_hides_texts_and_works(paths, site, page):
-    page.goto(site.run("sign-in-link", "--url", site.url).stdout.strip())
+    enter(site, page)
     page.goto(f"{site.url}/admin/queue/prompt/")
     assert "Waits" not in page.content()

@@ -30,6 +30,8 @@ def prepared() -> TemporaryDirectory:
 class Installation(Site):
     """A Site with the calls that tests make, all through the product's own doors."""
 
+    session: tuple | list = ()  # cookies of a browser that has signed in
+
     def __init__(self, daemon):
         super().__init__(daemon, rows=0)
         self.daemon = daemon
@@ -68,7 +70,9 @@ class Installation(Site):
     def wait_for_state(self, prompt_id: str, state: str, seconds: float = 20) -> dict:
         told = {}
         try:
-            return wait_for(lambda: told.update(self.prompt(prompt_id)) or (told["state"] == state and told), seconds)
+            return wait_for(
+                lambda: told.update(self.prompt(prompt_id)) or (told["state"] == state and told), seconds, step=0.1
+            )
         except AssertionError as failed:
             raise AssertionError(f"after {seconds} s it is {told}") from failed
 

@@ -16,12 +16,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import requests
-from axe_playwright_python.sync_playwright import Axe
 from cryptography import x509
 
 from benchmarks.site import ROOT, free_port
 from daemonpulse import certs
-from tests.browser.test_pages import RULES
+from tests.browser.looks import check
 from tests.conftest import CHROMIUM, CHROMIUM_FLAGS, MUST_RUN_ALL, wait_for
 from tests.system.conftest import Installation
 
@@ -207,11 +206,5 @@ def test_the_page_about_trust_passes_axe_and_fits_a_phone(site, trusting):
     page = trusting.new_page()
     page.goto(f"{site.tls_url}/ca/")
     page.evaluate("() => document.querySelectorAll('details').forEach(details => { details.open = true })")
-    for theme in ("dark", "light"):
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        for width in (1280, 360):
-            page.set_viewport_size({"width": width, "height": 800})
-            results = Axe().run(page, options=RULES)
-            assert results.violations_count == 0, f"{theme} at {width}: {results.generate_report()}"
-            assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    check(page)
     page.context.close()

@@ -30,12 +30,12 @@ def site(daemon):
 
 def enter(site, page) -> None:
     """To the board: by the one-time link, then with the session that it gave. A link costs a process."""
-    if site.session:
-        page.context.add_cookies(site.session)
+    if site.cookies:
+        page.context.add_cookies(site.cookies)
         page.goto(site.url)
     else:
         page.goto(site.run("sign-in-link", "--url", site.url).stdout.strip())
-        site.session = page.context.cookies()
+        site.cookies = page.context.cookies()
 
 
 @pytest.fixture

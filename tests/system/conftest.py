@@ -30,7 +30,7 @@ def prepared() -> TemporaryDirectory:
 class Installation(Site):
     """A Site with the calls that tests make, all through the product's own doors."""
 
-    session: tuple | list = ()  # cookies of a browser that has signed in
+    cookies: tuple | list = ()  # those of a browser that has signed in
 
     def __init__(self, daemon):
         super().__init__(daemon, rows=0)

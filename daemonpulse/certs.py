@@ -227,6 +227,24 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
+def served(certificate_pem: bytes, key_pem: bytes):
+    """What Twisted serves TLS with: a certificate, what follows it as its chain, and its key.
+
+    Raises ValueError when they are not that, or not a pair.
+    """
+    from OpenSSL import SSL
+    from twisted.internet.ssl import CertificateOptions
+
+    try:
+        certificate, *chain = x509.load_pem_x509_certificates(certificate_pem)
+        key = serialization.load_pem_private_key(key_pem, password=None)
+        options = CertificateOptions(privateKey=key, certificate=certificate, extraCertChain=chain)
+        options.getContext().check_privatekey()
+    except (SSL.Error, TypeError) as error:  # TypeError: the key has a password
+        raise ValueError("not a certificate and its key, as PEM without a password") from error
+    return options
+
+
 def write_private(file: Path, content: bytes) -> None:
     """Put a file in place in one step, readable by its owner alone."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

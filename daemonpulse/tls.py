@@ -7,7 +7,6 @@ from daphne.server import Server
 from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.error import CannotListenError
-from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
 
 from daemonpulse import certs
@@ -45,7 +44,8 @@ class FreshContext:
         if certs.ensure().is_new:
             log.info("tls.renewed")
         self._stamp = _stamp()
-        self._context = _load()
+        pem = certs.server_path().read_bytes()
+        self._context = certs.served(pem, pem).getContext()
 
 
 def _stamp() -> tuple[int, int] | None:
@@ -54,16 +54,6 @@ def _stamp() -> tuple[int, int] | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_ino
-
-
-def _load() -> SSL.Context:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    pem = certs.server_path().read_bytes()
-    certificate, *chain = x509.load_pem_x509_certificates(pem)
-    key = load_pem_private_key(pem, password=None)
-    return CertificateOptions(privateKey=key, certificate=certificate, extraCertChain=chain).getContext()
 
 
 class TlsServer(Server):

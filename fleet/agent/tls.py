@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from daemonpulse.certs import general_name, write_private
+from daemonpulse.certs import general_name, served, write_private
 from daemonpulse.own_names import checked, own_names
 
 CERTIFICATE, KEY = "tls.pem", "tls.key"
@@ -38,22 +38,13 @@ def fingerprint(certificate: Path) -> str:
 
 def options(certificate: Certificate):
     """What Twisted serves it with. Raises ValueError with a sentence when the files are not a pair."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from OpenSSL import SSL
-    from twisted.internet.ssl import CertificateOptions
-
     try:
-        first, *chain = x509.load_pem_x509_certificates(certificate.certificate.read_bytes())
-        key = load_pem_private_key(certificate.key.read_bytes(), password=None)
-        made = CertificateOptions(privateKey=key, certificate=first, extraCertChain=chain)
-        made.getContext().check_privatekey()
-    except (SSL.Error, ValueError, TypeError) as error:  # TypeError: the key has a password
+        return served(certificate.certificate.read_bytes(), certificate.key.read_bytes())
+    except ValueError as error:
         raise ValueError(
             f"{certificate.certificate} and {certificate.key} are no certificate and its key, as PEM files without a "
             "password."
         ) from error
-    return made
 
 
 def _make(files: Certificate, host: str) -> None:

@@ -129,7 +129,9 @@ class Tail:
                     log.exception("tail.message_failed kind=%s", kind)
         messages = []
         for event, groups in watched:
-            told = {"id": event.id, "kind": event.kind, "subject": event.subject, "data": event.data}
+            told = {
+                "id": event.id, "mark": event.mark, "kind": event.kind, "subject": event.subject, "data": event.data
+            }  # fmt: skip
             message = Message(type="event", **told, **made.get(event.id, {}))
             messages += [(group, message) for group in groups]
         return messages

@@ -61,6 +61,24 @@ def submit(prompts: list) -> None:
         )
 
 
+def ask(prompts: list, refusal: dict) -> None:
+    """Put prompts into the outbox as not accepted: a person says whether they are sent."""
+    Mutation.objects.filter(prompt__in=[prompt.pk for prompt in prompts], kind=Kind.SUBMIT).delete()
+    Mutation.objects.bulk_create(
+        Mutation(kind=Kind.SUBMIT, prompt=prompt, is_tried=True, is_refused=True,
+                 fields_json=json.dumps(submission(prompt)), refusal_json=json.dumps(refusal))
+        for prompt in prompts
+    )  # fmt: skip
+
+
+def send_again(refused: Mutation, prompt) -> None:
+    """A prompt that was not accepted goes to the end of the outbox, as a new entry: the old one has its receipt."""
+    with writing():
+        refused.delete()
+        submit([prompt])
+        record("prompt.carried", prompt.pk, owner_id=prompt.owner_id, lane=prompt.lane_id)
+
+
 def submission(prompt) -> dict:
     """The fields of a submit, as docs/api.md has them; what is left to the model is missing."""
     told = {"model": prompt.model, "text": prompt.text, "priority": PRIORITY_NAMES.get(prompt.priority, "normal")}

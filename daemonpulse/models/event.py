@@ -1,6 +1,7 @@
 """The event log: every state change leaves a row here, in the transaction that made it."""
 
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 from django.db import connection, models, transaction
 from django.utils import timezone
@@ -9,6 +10,7 @@ from daemonpulse import wakeup
 
 # Any number does, as long as every writer takes the same one.
 POSTGRES_LOCK = 0x64706C73
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class EventQuerySet(models.QuerySet):
@@ -60,6 +62,11 @@ class Event(models.Model):
     @property
     def is_transient(self) -> bool:
         return self.kind in self.TRANSIENT_KINDS
+
+    @property
+    def mark(self) -> str:
+        """Tells it from an event with the same id in a log that was put back to an earlier state and went on."""
+        return f"{(self.at - EPOCH) // timedelta(microseconds=1):x}"
 
     @property
     def groups(self) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from django.db import DatabaseError
 from django.utils import timezone
 
 from daemonpulse import wakeup
@@ -14,7 +15,7 @@ from daemonpulse.consumers import in_thread
 
 from ..models import Remote
 from .delivery import Delivery, Superseded
-from .line import CallFailed, Line
+from .line import CallFailed, Line, Numbers
 from .socket import Lost, ServerSocket
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,23 @@ PROBE_SECONDS = 3.0  # how often a server that is gone is looked for
 PRESENCE_TIMEOUT = (1.5, 3)  # of the call that tells a lost socket from a lost server
 MODELS_SECONDS = 60.0
 REST_SECONDS = 30.0  # without a call somebody looks all the same
+ALONE_SECONDS = 10.0  # the same while the socket cannot be opened: nobody pokes then
+SHUT_OUT_SECONDS = 300.0  # a server that does not know this device may get the right data folder back
+MOST_RETRY_SECONDS = 600.0  # of what a server may ask for
 TIDY_SECONDS = 600.0
+NEVER = float("-inf")  # the clock may have started with the machine, a moment ago
+WORDS = {
+    "unknown_token": "The server at {url} does not know this computer. Either another server is there now, or this one "
+    "was put back to a state from before the pairing. What waits here stays; pair again if that is your server.",
+}
+COPIED = (
+    "Something else calls the server with this computer’s key: most likely its data folder was copied, and both copies "
+    "run. Nothing is lost or runs twice, but both are slower. Pair one of the two again, and it gets a key of its own."
+)
+FAULT = "This client stumbled over something; its log says over what. It tries again by itself."
+
+
+PASSING = {"too_fast", "replayed"}  # nothing that a person could mend
 
 
 def back_off(failures: int, first: float, most: float) -> float:
@@ -41,8 +58,10 @@ class Courier:
         self.paired = asyncio.Event()  # set at every call: is it another pairing now?
         self.delivery: Delivery | None = None
         self.socket: ServerSocket | None = None
+        self.numbers: Numbers | None = None
         self.failures = 0
-        self.models_at = 0.0
+        self.models_at = self.shut_out_at = NEVER
+        self.not_before = 0.0  # the server asked for that
 
     async def run(self) -> None:
         listener = await in_thread(wakeup.listen)(hear_self=False)
@@ -56,12 +75,23 @@ class Courier:
             self.paired.set()
 
     async def _forever(self, loop) -> None:
+        failures = 0
         while True:
             try:
                 await loop()
+                failures = 0
             except Exception:
                 log.exception("courier.failed")
-                await asyncio.sleep(FIRST_SECONDS)
+                await in_thread(self.note_fault)()
+                await asyncio.sleep(back_off(failures, FIRST_SECONDS, MOST_SECONDS))
+                failures += 1
+
+    @staticmethod
+    def note_fault() -> None:
+        """So that a page says it as well."""
+        with suppress(DatabaseError):
+            if remote := Remote.current():
+                note_failure(remote.device, CallFailed("fault", FAULT))
 
     def news(self) -> None:
         """The server may have changes for us."""
@@ -76,17 +106,18 @@ class Courier:
         seconds = await in_thread(self.deliver_all)()
         if self.socket is not None:
             self.socket.look.set()
+        await asyncio.sleep(self.not_before - time.monotonic())
         with suppress(TimeoutError):
             await asyncio.wait_for(self.due.wait(), seconds)
 
     def deliver_all(self) -> float:
         """Do everything that is to be done; returns after how many seconds to look again without a call."""
         remote = Remote.current()
-        if remote is None or remote.is_shut_out:
+        if remote is None or not self._may_call(remote):
             self.delivery = None
             return REST_SECONDS
         if self.delivery is None or self.delivery.device != remote.device:
-            self.delivery, self.models_at, self.failures = Delivery(remote), 0.0, 0
+            self.delivery, self.models_at, self.failures = Delivery(remote, self.numbers_of(remote)), NEVER, 0
         try:
             self._work(self.delivery, remote)
         except Superseded:
@@ -94,14 +125,35 @@ class Courier:
         except CallFailed as failure:
             return self._failed(self.delivery, failure)
         self.failures = 0
-        return REST_SECONDS
+        if self.numbers_of(remote).are_anothers_too:
+            Remote.warn(remote.device, "copied", COPIED)
+            self.numbers_of(remote).jumped_at.clear()  # whoever has seen it is told again when it goes on
+        return REST_SECONDS if self.is_poked else ALONE_SECONDS
+
+    @property
+    def is_poked(self) -> bool:
+        return self.socket is not None and self.socket.is_welcome
+
+    def numbers_of(self, remote: Remote) -> Numbers:
+        if self.numbers is None or self.numbers.device != remote.device:
+            self.numbers = Numbers(remote.device)
+        return self.numbers
+
+    def _may_call(self, remote: Remote) -> bool:
+        """Who is shut out may leave all the same; and a server that knew us may know us again."""
+        if not remote.is_shut_out or (remote.is_paired and remote.is_leaving):
+            return True
+        if remote.problem != "unknown_token" or time.monotonic() - self.shut_out_at < SHUT_OUT_SECONDS:
+            return False
+        self.shut_out_at = time.monotonic()
+        return True
 
     def _work(self, delivery: Delivery, remote: Remote) -> None:
         if remote.is_leaving:
             delivery.leave()
             return
         has_worked = False
-        if time.monotonic() - self.models_at > MODELS_SECONDS:
+        if time.monotonic() - self.models_at > (MODELS_SECONDS if self.is_poked else ALONE_SECONDS / 2):
             delivery.ping()
             delivery.models()
             self.models_at = time.monotonic()
@@ -117,8 +169,12 @@ class Courier:
         delivery.is_behind = True
         log.info("courier.call_failed code=%s status=%s", failure.code, failure.status)
         note_failure(delivery.device, failure)
+        if failure.code == "unknown_token":
+            self.shut_out_at = time.monotonic()
         if failure.code == "too_fast":
-            return float(failure.told.get("retry_after", MOST_SECONDS))
+            seconds = seconds_of(failure.told.get("retry_after"))
+            self.not_before = time.monotonic() + seconds
+            return seconds
         return back_off(self.failures - 1, FIRST_SECONDS, MOST_SECONDS)
 
     # Listening
@@ -134,7 +190,7 @@ class Courier:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.paired.wait(), REST_SECONDS)
                 continue
-            line = Line(remote)
+            line = Line(remote, self.numbers_of(remote))
             self.socket = ServerSocket(remote, line, self.news)
             await self._stay(self.socket, remote)  # 1
             tries = 0 if self.socket.is_welcome else tries + 1
@@ -165,7 +221,7 @@ class Courier:
         now = Remote.current()
         if now is None or now.device != remote.device or now.is_leaving or not now.is_paired:
             return
-        delivery = Delivery(remote)
+        delivery = Delivery(remote, line.numbers)
         delivery.line = line
         try:
             delivery.ping(PRESENCE_TIMEOUT)
@@ -174,7 +230,7 @@ class Courier:
         except Superseded:
             return
         else:
-            Remote.note(remote.device, is_news=remote.gone_since is not None, gone_since=None)
+            Remote.note(remote.device, is_news=now.gone_since is not None, gone_since=None)
 
     async def _wait_for_return(self, remote: Remote, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -192,6 +248,12 @@ class Courier:
         await in_thread(tidy)()
 
 
+def seconds_of(told: object) -> float:
+    """How long a server asks us to wait, within reason."""
+    is_number = isinstance(told, int | float) and not isinstance(told, bool)
+    return min(max(float(told), 1.0), MOST_RETRY_SECONDS) if is_number else MOST_SECONDS
+
+
 def note_failure(device: str, failure: CallFailed) -> None:
     """What the pages say of it: gone since when, or what a person must mend. What is known already is no news."""
     remote = Remote.objects.filter(device=device).first()
@@ -201,8 +263,9 @@ def note_failure(device: str, failure: CallFailed) -> None:
         if remote.gone_since is None:
             Remote.note(device, gone_since=timezone.now())
         return
-    told = {"problem": failure.code, "problem_text": failure.message[:500]}
-    if failure.code != "too_fast" and told != {name: getattr(remote, name) for name in told}:
+    text = WORDS[failure.code].format(url=remote.url) if failure.code in WORDS else failure.message
+    told = {"problem": failure.code, "problem_text": text[:500]}
+    if failure.code not in PASSING and told != {name: getattr(remote, name) for name in told}:
         Remote.note(device, **told, gone_since=None)
         log.warning("courier.problem code=%s", failure.code)
 

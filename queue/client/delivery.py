@@ -7,13 +7,29 @@ from django.utils import timezone
 
 from daemonpulse.models.event import record, writing
 
-from ..models import Mutation, Prompt, Remote, RemoteModel
-from .line import CallFailed, Line
+from ..models import Mirror, Mutation, Prompt, Remote, RemoteModel
+from .line import CallFailed, Line, Numbers
 
 PAGE = 100  # prompts in a pull: taken over in one transaction, which nobody else can write beside
 MOST_MUTATIONS, MOST_BYTES = 100, 4 * 1024 * 1024  # where the server has not told its limits
 SEALED_SHARE = 0.6  # of a body's limit is left for what is sealed: base64 makes a third more of it
+OWN = ("text", "system_prompt")
 OUTPUT = ("detail", "reasoning", "answer")
+TOO_MUCH = {"too_large", "invalid"}  # of a push: something in it is the reason, so less is sent at once
+OTHER_SERVER = (
+    "Another server answers at {url} than the one that this client is paired with. What waits here was not sent to it. "
+    "If that is your server now, pair with it."
+)
+RESTORED = (
+    "The server was put back to an earlier state, perhaps from a backup. What it no longer has stays in your history "
+    "here. What still waited there is among what was not accepted, and you say whether it is sent again. What was done "
+    "and waits there again may run a second time; the earlier answer is kept as a prompt of its own."
+)
+DIFFERS = {
+    "code": "differs",
+    "message": "The server has another version of this prompt: it was changed elsewhere, on another device or in a "
+    "copy of this client. Yours is kept here until you change the prompt or discard it.",
+}
 Kind = Mutation.Kind
 
 
@@ -24,11 +40,12 @@ class Superseded(Exception):
 class Delivery:
     """For one device. `is_behind`: the server may have changes for us."""
 
-    def __init__(self, remote: Remote):
+    def __init__(self, remote: Remote, numbers: Numbers | None = None):
         self.device, self.server = remote.device, remote.server
-        self.line = Line(remote)
+        self.line = Line(remote, numbers)
         self.is_behind = True
         self.has_listed = False  # the last pull was the end of a listing
+        self.sent: dict[str, dict] = {}  # what the server took, by prompt, until it tells of it
         self.most: int | None = None  # fewer mutations at a time, after a body that was too large
 
     def step(self) -> bool:
@@ -58,7 +75,7 @@ class Delivery:
         try:
             told = self.line.call("push", {"mutations": [one.as_json() for one in mutations]})
         except CallFailed as failure:
-            if failure.code != "too_large":
+            if failure.code not in TOO_MUCH:
                 raise
             self._send_less(mutations, failure)
             return True
@@ -97,6 +114,8 @@ class Delivery:
                     continue
                 if one.kind == Kind.SUBMIT:
                     Prompt.confirm(remote, one.prompt_id, result.get("state"))
+                if one.kind in {Kind.SUBMIT, Kind.EDIT}:
+                    self.sent[str(one.prompt_id)] = self.sent.get(str(one.prompt_id), {}) | one.fields
                 Mutation.objects.filter(pk=one.pk).delete()
 
     def _refuse(self, one: Mutation, error: dict) -> None:
@@ -112,7 +131,15 @@ class Delivery:
     # Pull
 
     def pull(self) -> None:
-        """One page of changes."""
+        """One page of changes. What is poked meanwhile may not be in it."""
+        self.is_behind = False
+        try:
+            self._take_page()
+        except BaseException:
+            self.is_behind = True
+            raise
+
+    def _take_page(self) -> None:
         remote = self.remote()
         told = self.line.call("pull", {"cursor": remote.cursor, "limit": PAGE})
         changes = [self._completed(change) for change in told["changes"]]
@@ -120,16 +147,36 @@ class Delivery:
             remote = self.remote()
             if told.get("reset"):
                 remote.listing, remote.live_cursor = remote.listing + 1, told["live"]
-            Prompt.mirror_page(remote, changes, told["removed"])
-            self.is_behind, remote.cursor = bool(told["more"]), told["cursor"]
+            if is_restored := bool(told.get("rewound")):
+                Mirror.set_aside(self.server)
+            is_restored |= bool(Prompt.mirror_page(remote, changes, told["removed"]))
+            self._compare(changes)
+            remote.cursor = told["cursor"]
+            self.is_behind |= bool(told["more"])
             if remote.live_cursor and not told["more"]:
                 Prompt.forget_unlisted(remote)
+                is_restored |= bool(Prompt.ask_about_lost(remote))
                 # Go on behind it; but a server that only ever lists is asked again when it pokes.
-                self.is_behind, self.has_listed = not self.has_listed, True
+                self.is_behind |= not self.has_listed
+                self.has_listed = True
                 remote.cursor, remote.live_cursor = remote.live_cursor, ""
             elif not remote.live_cursor:
                 self.has_listed = False
             remote.save(update_fields=["listing", "cursor", "live_cursor"])
+            if is_restored:
+                Remote.warn(self.device, "restored", RESTORED)
+
+    def _compare(self, changes: list[dict]) -> None:
+        """Two copies of this client may have changed the same entry before they sent it; the first to come counted,
+        and the other's words are kept as a change that was not accepted."""
+        for change in changes:
+            sent = self.sent.pop(change["id"], {})
+            whole = [name for name in OWN if len(change[name]) >= (change.get("lengths") or {}).get(name, 0)]
+            if any(name in sent and sent[name] != change[name] for name in whole):
+                own = Mutation(kind=Kind.EDIT, prompt_id=change["id"], server=self.server, is_tried=True)
+                own.fields_json = json.dumps({name: sent[name] for name in OWN if name in sent})
+                own.save()
+                self._refuse(own, DIFFERS)
 
     def _completed(self, change: dict) -> dict:
         """With the rest of the texts that were cut."""
@@ -151,9 +198,12 @@ class Delivery:
     def ping(self, seconds=(3, 10)) -> None:
         """Hear how the server is, and what it takes."""
         told = self.line.call("ping", {"pending": pending(self.server)}, seconds)
+        if str(told["server"]["id"]) != self.server:
+            raise CallFailed("other_server", OTHER_SERVER.format(url=self.line.url))
         limits = {name: value for name, value in told["limits"].items() if isinstance(value, int)}
         there = {"is_working": bool(told["is_working"]), "limits": limits, "server_name": told["server"]["name"][:120]}
         before = self.remote()
+        self.is_behind |= told["cursor"] != before.cursor
         is_news = there != {name: getattr(before, name) for name in there}
         Remote.note(self.device, is_news=is_news, **there)
 
@@ -172,7 +222,8 @@ class Delivery:
         Remote.forget(self.device, text)
 
     def note_done(self) -> None:
-        Remote.note(self.device, last_sync_at=timezone.now(), problem="", problem_text="", gone_since=None)
+        over = {} if self.remote().has_notice else {"problem": "", "problem_text": ""}
+        Remote.note(self.device, last_sync_at=timezone.now(), gone_since=None, **over)
 
 
 def pending(server: str) -> int:

@@ -6,6 +6,8 @@ from django.conf import settings
 
 from ..models import Mutation, Prompt, Remote
 
+MOST_SHOWN = 50  # refusals on one page; the header counts them all
+
 
 @dataclass(slots=True)
 class ServerState:
@@ -23,7 +25,7 @@ class ServerState:
             return "unpaired"
         if remote.is_shut_out:
             return "shut_out"
-        if remote.problem:
+        if remote.problem and not remote.has_notice:
             return "problem"
         if remote.gone_since:
             return "gone"
@@ -32,7 +34,7 @@ class ServerState:
     @property
     def refusals(self) -> list[Mutation]:
         """What was not accepted; `excerpt` of its prompt, where that is still there."""
-        refusals = list(Mutation.objects.refused())
+        refusals = list(Mutation.objects.refused()[:MOST_SHOWN])
         prompts = Prompt.objects.in_bulk([one.prompt_id for one in refusals])
         for one in refusals:
             one.excerpt = prompts[one.prompt_id].excerpt if one.prompt_id in prompts else ""

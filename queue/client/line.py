@@ -1,7 +1,11 @@
 """One call to the server and its answer, sealed both ways (docs/sync.md, "Sealing" and "Errors")."""
 
 import json
+import re
+import time
+from collections import deque
 from http import HTTPStatus
+from threading import Lock
 
 import requests
 
@@ -13,6 +17,9 @@ from . import trust
 SECONDS = (5, 30)  # to connect, between two bytes
 MAX_ANSWER = 32 * 1024 * 1024  # bytes
 PREFIX = "/api/sync/v1/"
+CODE = re.compile(r"[a-z_]{1,40}")  # it is logged and kept
+MOST_TRIES = 3  # of one call, each with another number
+JUMPS, JUMPS_SECONDS = 2, 3600.0  # a store from a backup has to jump once; two copies of a store do it again and again
 GONE = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
@@ -25,41 +32,53 @@ class CallFailed(Exception):
 
 
 class Numbers:
-    """What a device seals with, each once; taken from the database some at a time."""
+    """What a device seals with, each once; taken from the database some at a time. All lines of a process share
+    them: those of a line that rests would be too old when it speaks again."""
 
     def __init__(self, device: str):
         self.device = device
-        self.left = iter(())
+        self.left: deque[int] = deque()
+        self.lock = Lock()
+        self.jumped_at: deque[float] = deque(maxlen=JUMPS)
 
     def next(self) -> int:
-        for number in self.left:
-            return number
-        self.left = iter(Remote.take_numbers(self.device))
-        return next(self.left)
+        with self.lock:
+            if not self.left:
+                self.left.extend(Remote.take_numbers(self.device))
+            return self.left.popleft()
 
     def go_on_after(self, seen: int) -> None:
-        """The server has seen higher ones: our store is an old backup."""
-        self.left = iter(Remote.take_numbers(self.device, above=seen))
+        """The server has seen these before: our store is an old backup, or somebody else has a copy of it."""
+        with self.lock:
+            if not self.left or self.left[0] <= seen:
+                self.jumped_at.append(time.monotonic())
+                self.left = deque(Remote.take_numbers(self.device, above=seen))
+
+    @property
+    def are_anothers_too(self) -> bool:
+        return len(self.jumped_at) == JUMPS and time.monotonic() - self.jumped_at[0] < JUMPS_SECONDS
 
 
 class Line:
     """To one server, as one device. Not to be shared between threads."""
 
-    def __init__(self, remote: Remote):
+    def __init__(self, remote: Remote, numbers: Numbers | None = None):
         self.url, self.device, self.token = remote.url, remote.device, remote.token
         self.key = sealing.from_text(remote.key)
-        self.numbers = Numbers(remote.device)
+        self.numbers = numbers or Numbers(remote.device)
         self.session = trust.session(remote.ca_certificate)
 
     def call(self, use: str, body: dict, seconds=SECONDS) -> dict:
-        """The answer's body. Raises CallFailed. A number that was used already is replaced, once."""
-        try:
-            return self._call(use, body, seconds)
-        except CallFailed as failure:
-            if failure.code != "replayed" or not isinstance(failure.told.get("seen"), int):
-                raise
-            self.numbers.go_on_after(failure.told["seen"])
-        return self._call(use, body, seconds)
+        """The answer's body. Raises CallFailed. A number that was used already is replaced."""
+        for _ in range(MOST_TRIES):
+            try:
+                return self._call(use, body, seconds)
+            except CallFailed as failure:
+                if failure.code != "replayed" or not isinstance(failure.told.get("seen"), int):
+                    raise
+                self.numbers.go_on_after(failure.told["seen"])
+                replayed = failure
+        raise replayed
 
     def seal(self, use: str, body: dict) -> tuple[int, str]:
         """(number, sealed body)."""
@@ -126,7 +145,7 @@ def plain_failure(status: int, content: bytes) -> CallFailed:
 
 def failure_of(status: int, told: dict) -> CallFailed:
     error = told.get("error")
-    if not isinstance(error, dict) or not isinstance(error.get("code"), str):
+    if not isinstance(error, dict) or not CODE.fullmatch(str(error.get("code"))):
         raise not_understood(f"An error without a code (status {status}).")
     return CallFailed(error["code"], str(error.get("message", "")), status, error)
 

@@ -42,6 +42,7 @@ class ServerSocket:
         self.look = asyncio.Event()  # what is watched may be another now
         self.watched: list[str] = []
         self.is_welcome = False
+        self.saying = asyncio.Lock()  # numbers must go out in their order
 
     async def stay(self) -> None:
         """Connect and serve until the connection is lost. Raises Lost, CallFailed for a frame that is not ours."""
@@ -73,8 +74,9 @@ class ServerSocket:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _say(self, connection: ClientConnection, frame: dict) -> int:
-        seq, sealed = await in_thread(self.line.seal)("socket", frame)
-        await connection.send(sealed)
+        async with self.saying:
+            seq, sealed = await in_thread(self.line.seal)("socket", frame)
+            await connection.send(sealed)
         return seq
 
     async def _receive(self, connection: ClientConnection) -> None:
@@ -93,6 +95,8 @@ class ServerSocket:
                     self.on_news()
                 case "piece":
                     self.pieces.append(frame)
+                case "error" if isinstance(seen := (frame.get("error") or {}).get("seen"), int):
+                    await in_thread(self.line.numbers.go_on_after)(seen)
                 case "ping":
                     await self._say(connection, {"type": "pong"})
         raise Lost

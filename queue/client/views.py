@@ -7,7 +7,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from ..models import Mutation, Prompt, Remote
-from ..outbox import discard
+from ..outbox import discard, send_again
 from .forms import PairForm
 from .pairing import CannotPair, pair
 
@@ -57,9 +57,35 @@ def server_leaving(request):
 
 @only_client
 @require_POST
-def refusal_discarding(request, pk):
+def server_dismissal(request):
+    Remote.dismiss()
+    return redirect("settings")
+
+
+def own_refusal(request, pk: int) -> tuple[Mutation, Prompt | None]:
+    """What was not accepted and its prompt, which may be gone. Raises Http404 for another person's."""
     refused = get_object_or_404(Mutation.objects.refused(), pk=pk)
-    prompt = Prompt.objects.of(request.user).filter(pk=refused.prompt_id).first()
+    prompt = Prompt.objects.filter(pk=refused.prompt_id).first()
+    if prompt is not None and prompt.owner_id != request.user.pk:
+        raise Http404
+    return refused, prompt
+
+
+@only_client
+@require_POST
+def refusal_sending(request, pk):
+    refused, prompt = own_refusal(request, pk)
+    if prompt is None or not refused.is_submit:
+        raise Http404
+    send_again(refused, prompt)
+    messages.success(request, "It is on its way again.")
+    return redirect("prompt", pk=prompt.pk)
+
+
+@only_client
+@require_POST
+def refusal_discarding(request, pk):
+    refused, prompt = own_refusal(request, pk)
     discard(refused, prompt)
     messages.success(request, "Discarded.")
     is_gone = prompt is None or refused.is_submit

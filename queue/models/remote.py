@@ -14,6 +14,7 @@ from daemonpulse.models.event import record, writing
 HEARD = timedelta(seconds=25)  # while the socket is open the courier notes every few seconds that the server is there
 MOST_NUMBERS = 32  # taken at a time; a server takes numbers that come late, but only 63 of them
 SHUT_OUT = frozenset({"no_token", "unknown_token", "expired", "revoked"})  # only pairing again helps
+NOTICES = frozenset({"restored", "copied"})  # stand until a person has seen them; nothing is held up
 
 
 class Remote(models.Model):
@@ -22,7 +23,7 @@ class Remote(models.Model):
     `token` and `key` (base64url) are empty where it is not paired any more. `cursor` is how far the mirror is;
     while a listing runs `live_cursor` is where to go on behind it, and `listing` counts the listings. `seq` is the
     last number that may have been used for sealing. `gone_since`: the server cannot be reached since then.
-    `problem` is an error's code that only a person can mend, with the server's words.
+    `problem` is an error's code that only a person can mend, with the server's words, or one of NOTICES.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
@@ -64,6 +65,10 @@ class Remote(models.Model):
         return not self.is_paired or self.problem in SHUT_OUT
 
     @property
+    def has_notice(self) -> bool:
+        return self.problem in NOTICES
+
+    @property
     def is_online(self) -> bool:
         """The socket is open, as far as the courier has said lately."""
         heard_at = self.last_contact_at
@@ -81,6 +86,8 @@ class Remote(models.Model):
         mirror begins with a listing: it may be another person's device now."""
         with writing():
             remote = cls.objects.first() or cls(owner=owner)
+            if remote.problem == "unknown_token" and remote.server == server["id"]:
+                Mirror.set_aside(remote.server)  # it forgot the device, so it was put back to an earlier state
             fresh = {"cursor": "", "live_cursor": "", "seq": 0, "is_leaving": False, "is_working": None, "limits": {},
                      "problem": "", "problem_text": "", "last_sync_at": None, "gone_since": None}  # fmt: skip
             there = {"server": server["id"], "server_name": server["name"][:120]}
@@ -112,9 +119,24 @@ class Remote(models.Model):
 
     @classmethod
     def call(cls) -> None:
-        """Ask the courier to look now."""
+        """Ask the courier to look now, also where it was told that only pairing again helps."""
         with writing():
+            cls.objects.filter(problem__in=SHUT_OUT).update(problem="", problem_text="")
             record("remote.called", 1)
+
+    @classmethod
+    def warn(cls, device: str, notice: str, text: str) -> None:
+        """One of NOTICES, unless there is something worse or it is there already."""
+        with writing():
+            if cls.objects.filter(device=device, problem="").update(problem=notice, problem_text=text):
+                record("remote.changed", 1)
+
+    @classmethod
+    def dismiss(cls) -> None:
+        """A person has seen the notice."""
+        with writing():
+            if cls.objects.filter(problem__in=NOTICES).update(problem="", problem_text=""):
+                record("remote.changed", 1)
 
     @classmethod
     def ask_to_leave(cls) -> None:
@@ -228,6 +250,16 @@ class Mirror(models.Model):
 
     def __str__(self):
         return f"{self.prompt_id} on {self.server}"
+
+    @staticmethod
+    def earlier(server: str) -> str:
+        """In place of a server's id: it had the prompt before it was put back to an earlier state."""
+        return f"{server[:50]} (earlier)"
+
+    @classmethod
+    def set_aside(cls, server: str) -> None:
+        """What this server had is history, until it tells of it again."""
+        cls.objects.filter(server=server).update(server=cls.earlier(server))
 
 
 class RemoteModel(models.Model):

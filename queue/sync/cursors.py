@@ -1,16 +1,20 @@
 """Where in the log of changes a device is. Devices keep cursors as they are told; only this module reads them."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from daemonpulse.models import Event
+from daemonpulse.models.event import EPOCH
 
 from ..states import EVENT_KINDS
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REMOVED = "prompt.removed"
 KINDS = [*EVENT_KINDS.values(), "prompt.edited", REMOVED]
+
+
+class Rewound(NamedTuple):
+    """A cursor of a log that is not this one: the server was put back to an earlier state after it was told."""
 
 
 class Listing(NamedTuple):
@@ -21,8 +25,15 @@ class Listing(NamedTuple):
     prompt_id: UUID
 
 
-def text_of(event_id: int) -> str:
-    return f"e.{event_id}"
+def text_of(event_id: int, mark: str | None = None) -> str:
+    """With the event's mark: as given, or as the log has it; there is none when it was tidied away."""
+    mark = mark_of(event_id) if mark is None else mark
+    return f"e.{event_id}.{mark}" if mark else f"e.{event_id}"
+
+
+def mark_of(event_id: int) -> str:
+    event = Event.objects.filter(pk=event_id).only("at").first()
+    return event.mark if event else ""
 
 
 def newest_id() -> int:
@@ -39,17 +50,28 @@ def text_of_listing(listing: Listing) -> str:
     return f"l.{listing.live}.{microseconds}.{listing.prompt_id.hex}"
 
 
-def read(text: str) -> int | Listing | None:
-    """An event's id, the middle of a listing, or None: begin with a listing. What is none of ours is None too."""
+def read(text: str) -> int | Listing | Rewound | None:
+    """An event's id, the middle of a listing, or else: begin with a listing. What is none of ours is None."""
     try:
         match text.split("."):
-            case ["e", number]:
-                return event_id if is_complete_since(event_id := int(number)) else None
+            case ["e", number, *marks] if len(marks) < 2:
+                event_id = int(number)
+                if is_of_another_log(event_id, marks):
+                    return Rewound()
+                return event_id if is_complete_since(event_id) else None
             case ["l", live, microseconds, prompt_id]:
                 return Listing(int(live), EPOCH + timedelta(microseconds=int(microseconds)), UUID(prompt_id))
     except (ValueError, OverflowError):
         pass
     return None
+
+
+def is_of_another_log(event_id: int, marks: list[str]) -> bool:
+    """Whether this log never came so far, or came there in another way."""
+    if event_id > Event.objects.last_id():
+        return True
+    own = mark_of(event_id)
+    return bool(marks and own and marks[0] != own)
 
 
 def is_complete_since(event_id: int) -> bool:

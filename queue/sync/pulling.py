@@ -34,6 +34,8 @@ def pull(device: Device, data: object) -> dict:
             return _since(device, event_id, limit)
         case Listing() as place:
             return _listing(device, place, limit)
+        case cursors.Rewound():
+            return _listing(device, None, limit) | {"rewound": True}
         case _:
             return _listing(device, None, limit)
 
@@ -61,7 +63,8 @@ def _since(device: Device, event_id: int, limit: int) -> dict:
             removed.append(subject)
         cursor = last
     cursor = until if is_all else cursor
-    return _page(changes, removed, cursors.text_of(cursor), cursors.text_of(cursor), more=not is_all)
+    told = cursors.text_of(cursor)
+    return _page(changes, removed, told, told, more=not is_all)
 
 
 def _listing(device: Device, place: Listing | None, limit: int) -> dict:

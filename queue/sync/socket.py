@@ -60,7 +60,7 @@ class SyncConsumer(AsyncWebsocketConsumer):
         self.heard_at = time.monotonic()
         self.noted_at, self.noted_pending = 0.0, None
         self.tasks: set[asyncio.Task] = set()
-        self.poke_due: int | None = None
+        self.poke_due: str | None = None
         await self.accept()
         if int(self.scope["url_route"]["kwargs"]["version"]) != door.VERSION:
             await self.close(VERSION)
@@ -117,7 +117,7 @@ class SyncConsumer(AsyncWebsocketConsumer):
         elif kind == "prompt.reclassified":
             await self._say("restart", prompt=subject)
         elif kind in cursors.KINDS:
-            self._poke_soon(message["id"])
+            self._poke_soon(cursors.text_of(message["id"], message["mark"]))
 
     # The hello
 
@@ -202,18 +202,18 @@ class SyncConsumer(AsyncWebsocketConsumer):
             self.groups_watched.discard(group)
         await self._watch(wanted)
 
-    def _poke_soon(self, event_id: int) -> None:
+    def _poke_soon(self, cursor: str) -> None:
         is_waiting = self.poke_due is not None
-        self.poke_due = event_id
+        self.poke_due = cursor
         if not is_waiting:
             self._start(self._poke())
 
     async def _poke(self) -> None:
         """At once, and then at most every POKE_SECONDS."""
-        while (event_id := self.poke_due) is not None:
-            await self._say("poke", cursor=cursors.text_of(event_id))
+        while (cursor := self.poke_due) is not None:
+            await self._say("poke", cursor=cursor)
             await asyncio.sleep(POKE_SECONDS)
-            if self.poke_due == event_id:
+            if self.poke_due == cursor:
                 self.poke_due = None
 
     # Presence

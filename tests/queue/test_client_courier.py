@@ -1,16 +1,17 @@
 """The courier's judgement, without its loops and clocks."""
 
-from unittest.mock import patch
+import asyncio
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
 from daemonpulse.queue.client import courier
 from daemonpulse.queue.client.courier import Courier, back_off, note_failure
 from daemonpulse.queue.client.delivery import Delivery
-from daemonpulse.queue.client.line import CallFailed
+from daemonpulse.queue.client.line import JUMPS, CallFailed
 from daemonpulse.queue.models import Mutation, Remote
 
-from .clients import ServerInMemory, paired
+from .clients import ServerInMemory, change, paired
 from .prompts import fresh, submit
 
 pytestmark = pytest.mark.django_db
@@ -26,8 +27,8 @@ def server():
     """What every delivery made from here on talks to."""
     made = {}
 
-    def delivery(remote):
-        one = Delivery(remote)
+    def delivery(remote, *numbers):
+        one = Delivery(remote, *numbers)
         made["server"] = server = made.get("server") or ServerInMemory(one)
         one.line = server
         return one
@@ -109,3 +110,88 @@ def test_it_leaves_also_when_nobody_answers(alice, server):
         Courier().deliver_all()
     assert "remove the device there" in Remote.current().problem_text
     assert not Remote.current().is_paired
+
+
+def test_without_a_socket_it_looks_by_itself(alice, server):
+    paired(alice)
+    prompt, courier_ = submit(alice), Courier()
+    assert courier_.deliver_all() == courier.ALONE_SECONDS
+    server["server"].tell(change(prompt.pk, "done", 1, answer="Because."))
+    with patch.object(courier.time, "monotonic", return_value=courier.time.monotonic() + courier.ALONE_SECONDS):
+        courier_.deliver_all()
+    assert fresh(prompt).state_words == "done"
+
+
+def test_a_server_that_does_not_know_us_is_asked_again_after_a_while_or_when_somebody_says_so(alice, server):
+    remote = paired(alice)
+    courier_ = Courier()
+    unknown = CallFailed("unknown_token", "Unknown.", 401)
+    with patch.object(Delivery, "step", side_effect=unknown):
+        courier_.deliver_all()
+    prompt = submit(alice)
+    assert courier_.deliver_all() == courier.REST_SECONDS
+    assert Mutation.objects.exists()
+    with patch.object(courier.time, "monotonic", return_value=courier.time.monotonic() + courier.SHUT_OUT_SECONDS + 1):
+        courier_.deliver_all()
+    assert (fresh(prompt).state_words, Remote.current().problem) == ("queued there", "")
+    note_failure(remote.device, CallFailed("revoked", "Shut out.", 401))
+    submit(alice)
+    Remote.call()
+    courier_.deliver_all()
+    assert not Mutation.objects.exists()
+
+
+def test_who_is_shut_out_may_leave(alice, server):
+    remote = paired(alice)
+    note_failure(remote.device, CallFailed("revoked", "Shut out.", 401))
+    Remote.ask_to_leave()
+    Courier().deliver_all()
+    assert not Remote.current().is_paired
+
+
+@pytest.mark.parametrize(("told", "seconds"), [(7, 7), ("soon", 60), (None, 60), (1e9, 600), (-5, 1), (True, 60)])
+def test_a_server_may_not_silence_it_for_long(told, seconds):
+    assert courier.seconds_of(told) == seconds
+
+
+def test_a_fault_of_its_own_is_shown_and_tried_again_less_and_less_often(alice):
+    paired(alice)
+    Courier.note_fault()
+    assert "its log says over what" in Remote.current().problem_text
+    waits = []
+
+    async def never_right():
+        raise KeyError("changes")
+
+    async def slept(seconds):
+        waits.append(seconds)
+        if len(waits) == 5:
+            raise asyncio.CancelledError
+
+    with (
+        patch.object(courier.asyncio, "sleep", slept),
+        patch.object(courier, "in_thread", lambda function: AsyncMock()),
+        pytest.raises(asyncio.CancelledError),
+    ):
+        asyncio.run(Courier()._forever(never_right))
+    assert waits[4] > 4 * waits[0]
+
+
+def test_it_says_when_its_data_folder_was_copied(alice, server):
+    paired(alice)
+    courier_ = Courier()
+    courier_.deliver_all()
+    for seen in range(100, 100 + 40 * JUMPS, 40):
+        courier_.numbers.go_on_after(seen)
+    courier_.deliver_all()
+    assert "both copies run" in Remote.current().problem_text
+    Remote.dismiss()
+    courier_.deliver_all()
+    assert Remote.current().problem == ""
+
+
+def test_it_hears_of_the_server_also_when_the_machine_has_just_started(alice, server):
+    paired(alice)
+    with patch.object(courier.time, "monotonic", return_value=2.0):
+        Courier().deliver_all()
+    assert Remote.current().limits

@@ -110,6 +110,21 @@ def test_it_sends_less_at_once_where_the_server_takes_less(alice, delivery, serv
     assert fresh(prompt).refused[0].reasons == ["Too large."]
 
 
+def test_what_the_server_takes_for_malformed_does_not_hold_up_the_rest(alice, delivery, server):
+    prompts = [submit(alice, str(number)) for number in range(5)]
+    whole, wrong = server.push, str(prompts[2].pk)
+
+    def push(body):
+        if any(one["prompt"] == wrong for one in body["mutations"]):
+            raise CallFailed("invalid", "No.", 422, {"code": "invalid", "message": "mutations[2] is wrong."})
+        return whole(body)
+
+    server.push = push
+    finish(delivery)
+    assert [pk for _, pk in server.applied] == [str(prompt.pk) for prompt in prompts if str(prompt.pk) != wrong]
+    assert fresh(prompts[2]).refused[0].reasons == ["mutations[2] is wrong."]
+
+
 def test_it_fits_bodies_into_their_limit_but_sends_at_least_one(alice):
     mutations = [Mutation(prompt_id=uuid.uuid4(), kind="submit", fields_json=f'{{"text": "{"x" * 100}"}}')] * 5
     assert len(fitting(mutations, 500)) == 2
@@ -156,6 +171,24 @@ def test_whatever_breaks_everything_is_applied_once_and_both_agree(alice, data):
 
 
 # Pull
+
+
+def test_what_is_poked_while_it_pulls_is_pulled_as_well(alice, delivery, server):
+    prompt = submit(alice)
+    finish(delivery)
+    whole = server.pull
+
+    def pull(body):
+        told = whole(body)
+        if server.prompts[str(prompt.pk)]["state"] == "queued":
+            server.tell(change(prompt.pk, "done", 1, answer="Because."))
+            delivery.is_behind = True  # as Courier.news() does, from another thread
+        return told
+
+    server.pull = pull
+    delivery.is_behind = True
+    finish(delivery)
+    assert fresh(prompt).state == State.DONE
 
 
 def test_it_takes_over_the_answer_with_its_figures(alice, delivery, server):

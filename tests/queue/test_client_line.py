@@ -11,9 +11,9 @@ import pytest
 
 from daemonpulse import certs, sealing
 from daemonpulse.queue.client import trust
-from daemonpulse.queue.client.line import CallFailed, Line
+from daemonpulse.queue.client.line import MOST_TRIES, CallFailed, Line, Numbers
 from daemonpulse.queue.client.pairing import CannotPair, pair
-from daemonpulse.queue.models import Remote
+from daemonpulse.queue.models import Device, Remote
 
 from .clients import SERVER, paired
 
@@ -150,6 +150,67 @@ def test_it_goes_on_from_what_the_server_has_seen(line, double):
 def test_it_tells_errors_apart(line, double, status, body, code):
     double.raw = (status, "application/json" if b"{" in body else "text/html", body)
     assert failure(line).code == code
+
+
+class Copy:
+    """One of several copies of a client's store: it calls a server that counts as Device does."""
+
+    def __init__(self, device: Device, seq: int = 0):
+        self.device, self.seq, self.sent = device, seq, []
+        self.numbers = Numbers(str(device.pk))
+
+    def take(self, device: str, above: int = 0) -> range:
+        first = max(self.seq, above) + 1
+        self.seq = first + 31
+        return range(first, first + 32)
+
+    def calls(self) -> None:
+        with patch.object(Remote, "take_numbers", self.take):
+            for _ in range(MOST_TRIES):
+                number = self.numbers.next()
+                if self.device.accept(number):
+                    self.sent.append(number)
+                    return
+                self.numbers.go_on_after(self.device.seen_seq)
+        raise AssertionError("it did not get through")
+
+
+@pytest.fixture
+def device(alice) -> Device:
+    return Device.objects.create(owner=alice, name="laptop", kind="desktop", token_hash="t")
+
+
+def test_two_copies_of_a_store_both_get_through_and_one_of_them_knows_it(device):
+    one, other = Copy(device), Copy(device)
+    for turn in range(100):
+        (one if turn % 3 else other).calls()
+    assert len({*one.sent, *other.sent}) == 100
+    assert one.numbers.are_anothers_too or other.numbers.are_anothers_too
+
+
+def test_a_store_from_a_backup_jumps_once_and_accuses_nobody(device):
+    for seq in range(1, 301):
+        device.accept(seq)
+    restored = Copy(device, seq=64)
+    for _ in range(80):
+        restored.calls()
+    assert len(restored.numbers.jumped_at) == 1
+    assert not restored.numbers.are_anothers_too
+
+
+def test_a_line_that_rests_does_not_fall_behind_the_other(alice):
+    remote = paired(alice)
+    numbers = Numbers(remote.device)
+    busy, resting = Line(remote, numbers), Line(remote, numbers)
+    first = resting.numbers.next()
+    last = [busy.seal("socket", {})[0] for _ in range(100)][-1]
+    assert resting.numbers.next() == last + 1 > first + 63
+
+
+@pytest.mark.parametrize("code", ["two words\nof a log", "x" * 41, "", 7])
+def test_a_code_that_is_none_is_not_understood(line, double, code):
+    double.raw = (401, "application/json", json.dumps({"error": {"code": code, "message": "!"}}).encode())
+    assert failure(line).code in {"not_understood", "no_server"}
 
 
 def test_nobody_there_is_gone(line, double):

@@ -148,8 +148,10 @@ def test_it_shows_another_persons_refusal_to_nobody_else(client, bob, alice):
     submit(alice)
     Mutation.objects.get().refuse({"code": "invalid", "message": "No."})
     client.force_login(bob)
-    client.post(f"/server/refusals/{Mutation.objects.get().pk}/discarding/")
+    for verb in ("discarding", "sending"):
+        assert client.post(f"/server/refusals/{Mutation.objects.get().pk}/{verb}/").status_code == 404
     assert Prompt.objects.of(alice).count() == 1
+    assert Mutation.objects.refused().count() == 1
 
 
 def test_composing_offers_the_servers_models_and_no_nodes(alice_client, alice):

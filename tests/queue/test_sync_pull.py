@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from django.utils import timezone
@@ -9,6 +10,7 @@ from django.utils import timezone
 from daemonpulse import sealing
 from daemonpulse.models import Event
 from daemonpulse.models.event import record
+from daemonpulse.queue import watch
 from daemonpulse.queue.models import Prompt
 from daemonpulse.queue.sync import pulling
 from daemonpulse.queue.watch import tidy
@@ -176,6 +178,23 @@ def test_a_quiet_week_costs_no_listing(phone, alice):
     _, cursor = phone.pull_all()
     record("reading.taken", 1)
     assert phone.pull(cursor)["cursor"] == cursor
-    Event.objects.update(at=timezone.now() - timedelta(days=8))
-    tidy()
+    with patch.object(watch, "KEEP_EVENTS", timedelta(0)), patch.object(watch, "KEEP_TRANSIENT_EVENTS", timedelta(0)):
+        tidy()
     assert not phone.pull(cursor)["reset"]
+
+
+def test_a_cursor_of_a_log_that_was_put_back_is_told_as_such(phone, alice):
+    """Also when the log has come as far again in the meantime."""
+    submit(alice, "In the backup")
+    backup = Event.objects.last_id()
+    submit(alice, "Lost")
+    _, cursor = phone.pull_all()
+    Event.objects.filter(id__gt=backup).delete()
+    assert phone.pull(cursor)["rewound"]
+    submit(alice, "Instead")
+    Event.objects.filter(id__gt=backup).update(id=int(cursor.split(".")[1]))
+    page = phone.pull(cursor)
+    assert (page["reset"], page["rewound"]) == (True, True)
+    assert "rewound" not in phone.pull(page["cursor"])
+    assert "rewound" not in phone.pull("")
+    assert phone.pull(f"e.{backup}")["reset"] is False, "without a mark, as a poke has it"

@@ -13,7 +13,7 @@ from daemonpulse import sealing
 from daemonpulse.consumers import in_thread
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Device
-from daemonpulse.queue.sync import socket
+from daemonpulse.queue.sync import cursors, socket
 from daemonpulse.tail import tail
 from pulse.thinking import Kind
 from tests.sockets import HOST, own_tail
@@ -101,7 +101,7 @@ def test_it_pokes_when_something_of_its_owner_changed(phone, alice, bob, node):
             await in_thread(submit)(bob)
             prompt = await in_thread(submit)(alice)
             poke = await opened.hears_of("poke")
-            assert poke["cursor"] == f"e.{prompt.submitted_as}"
+            assert poke["cursor"] == await in_thread(cursors.text_of)(prompt.submitted_as)
             assert await opened.socket.receive_nothing(timeout=0.3)
 
     play(scene)
@@ -112,7 +112,7 @@ def test_it_pokes_at_most_ten_times_a_second_and_with_the_newest_at_last(phone, 
         async with line(phone) as opened:
             for _ in range(30):
                 await in_thread(submit)(alice)
-            newest = f"e.{await in_thread(Event.objects.last_id)()}"
+            newest = await in_thread(cursors.newest)()
             pokes = [(await opened.hears_of("poke"))["cursor"]]
             while pokes[-1] != newest:
                 pokes.append((await opened.hears_of("poke"))["cursor"])

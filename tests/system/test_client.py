@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -41,6 +42,21 @@ def client(site):
     made.stop()
 
 
+@pytest.fixture
+def other(site):
+    made = Client(site, "desk", is_prepared=True)
+    made.start(made.code())
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def twin(site):
+    made = Client(site)
+    yield made
+    made.stop()
+
+
 def server_ids(site) -> list[str]:
     """In the order of their lane."""
     return [row[0] for row in site.rows("SELECT id FROM queue_prompt ORDER BY position")]
@@ -70,6 +86,51 @@ def test_it_delivers_once_and_in_order_what_was_written_while_the_server_was_dow
     assert all(told.values())
     assert "server online" in client.header(browser)
     assert client.files_with(MARKER) == []
+
+
+def test_two_clients_deliver_each_in_its_order_and_hear_of_each_other(site, client, other):
+    before = server_ids(site)
+    both = (client, other)
+    with ThreadPoolExecutor() as pool:
+        mine, theirs = pool.map(
+            lambda one: [one.submit(OTTER, f"{one.name} {n}").replace("-", "") for n in range(8)], both
+        )
+    wait_for(lambda: len(server_ids(site)) == len(before) + 16, 20, step=0.05)
+    new = server_ids(site)[len(before) :]
+    assert [pk for pk in new if pk in mine] == mine
+    assert [pk for pk in new if pk in theirs] == theirs
+    for one in both:
+        wait_for(lambda one=one: one.states() == {"done": len(new) + len(before)}, 30, step=0.1)
+    assert site.states() == {"done": len(new) + len(before)}
+    assert site.rows("SELECT max(attempt_number) FROM queue_prompt") == [(1,)]
+    assert client.rows("SELECT problem FROM queue_remote") == other.rows("SELECT problem FROM queue_remote") == [("",)]
+
+    site._manage("devices", "--revoke", "desk")
+    wait_for(lambda: other.rows("SELECT problem FROM queue_remote") == [("revoked",)], 20, step=0.05)
+    waits, runs = other.submit(OTTER, "Waits"), client.submit(OTTER, "Runs")
+    wait_for(lambda: client.api("GET", f"/prompts/{runs}").json()["state"] == "done", 20, step=0.1)
+    assert waits.replace("-", "") not in server_ids(site)
+    assert other.api("GET", f"/prompts/{waits}").json()["state"] == "queued"
+
+
+def test_a_client_whose_data_folder_was_copied_delivers_once_from_both(site, client, twin):
+    before = server_ids(site)
+    site.kill()
+    written = [client.submit(OTTER, f"In both {n}").replace("-", "") for n in range(5)]
+    client.kill()
+    twin.copy(client)
+    site.up()
+    for one in (client, twin):
+        one.start()
+    for one in (client, twin):
+        wait_for(lambda one=one: one.rows("SELECT count(*) FROM queue_mutation") == [(0,)], 30, step=0.05)
+    written += [one.submit(OTTER, "Its own").replace("-", "") for one in (client, twin, client, twin)]
+    everything = {"done": len(before) + len(written)}
+    for one in (client, twin):
+        wait_for(lambda one=one: one.states() == everything, 40, step=0.1)
+    assert sorted(server_ids(site)[len(before) :]) == sorted(written)
+    assert site.states() == everything
+    assert site.rows("SELECT max(attempt_number) FROM queue_prompt") == [(1,)]
 
 
 def test_it_keeps_what_waits_when_it_is_shut_out_and_delivers_it_when_it_is_paired_again(site, client):

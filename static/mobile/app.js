@@ -2,11 +2,12 @@
 
 import { ComposeView } from "./compose.js";
 import { Connection, explain } from "./connection.js";
-import { Database } from "./database.js";
-import { h } from "./dom.js";
+import { Database, erase } from "./database.js";
+import { closeQuestion, confirmed, h } from "./dom.js";
+import { withText } from "./draft.js";
 import { Library } from "./library.js";
 import { listView } from "./list.js";
-import { merged, missing } from "./mirror.js";
+import { missing, rowOf } from "./mirror.js";
 import { lackingView, lacks, pairView } from "./pair.js";
 import { PromptView } from "./prompt.js";
 import { settingsView } from "./settings.js";
@@ -15,12 +16,14 @@ import { Store } from "./store.js";
 
 const place = (id) => document.getElementById(id);
 
-/** A view has title and node ([element, …]), and where it needs them update(), leave() and pause(). */
+const CHANGES = { edit: "change", cancel: "cancelling", retry: "retry", delete: "deletion" };
+
+/** A view has title and node ([element, …]), and where it needs them update(), leave(), pause() and arrive(). */
 class App {
   constructor(library) {
     this.library = library;
-    const refused = ({ error }) => this.tell(`A change was not accepted: ${error.message}`);
-    this.connection = new Connection(library, { changed: () => this.#showStatus(), refused });
+    const paired = () => this.view?.isPairing && this.replace("#");
+    this.connection = new Connection(library, { changed: () => this.#showStatus(), paired });
     library.listeners.add((news) => this.#changed(news));
   }
 
@@ -30,16 +33,21 @@ class App {
     addEventListener("offline", () => this.connection.offline());
     document.addEventListener("visibilitychange", () => this.#looked(document.visibilityState === "visible"));
     addEventListener("beforeinstallprompt", (event) => this.#installable(event));
+    history.scrollRestoration = "manual"; // the screens do it
+    document.querySelector(".skip-link").addEventListener("click", (event) => this.#skip(event));
     this.show();
+    this.#showRefusals();
     this.connection.wake();
   }
 
   // Screens
 
   show() {
+    if (this.isLeaving) return;
     const [name, id] = location.hash.replace(/^#/, "").split("/");
     const code = new URLSearchParams(name).get("pair");
     if (code) return this.#showCode(code);
+    closeQuestion(); // it was asked on the screen before
     this.view?.leave?.();
     this.view = this.library.isPaired ? this.#viewOf(name, id) : pairView(this, this.code);
     document.title = `${this.view.title} · LMRMQ`;
@@ -48,12 +56,24 @@ class App {
     this.#showPlace(name);
     this.view.update?.();
     this.#showStatus();
-    if (this.isShown) this.#focusTitle(); // the first screen is where the reader begins anyway
+    if (this.isShown && !this.view.arrive?.()) this.#focusTitle(); // the first screen is where readers begin anyway
     this.isShown = true;
   }
 
   #focusTitle() {
     place("content").querySelector("h1")?.focus();
+  }
+
+  /** The address says which screen it is, so this link must not change it. */
+  #skip(event) {
+    event.preventDefault();
+    place("content").focus();
+  }
+
+  /** Instead of the screen that is shown: going back does not lead to what is done with. */
+  replace(hash) {
+    if (location.hash === hash || (hash === "#" && !location.hash)) return this.show();
+    location.replace(hash);
   }
 
   #viewOf(name, id) {
@@ -67,10 +87,10 @@ class App {
 
   /** A change sends the whole text, so a text that is cut here is read first. */
   #editView(id) {
-    const prompt = merged(this.library.mirror, this.library.outbox).find((row) => row.id === id)?.prompt;
+    const prompt = rowOf(this.library.mirror, this.library.outbox, id)?.prompt;
     const isCut = prompt && ["text", "system_prompt"].some((field) => missing(prompt, field));
     if (!isCut) return new ComposeView(this, { edits: id });
-    this.wholeRequest(prompt).then((whole) => (whole ? this.show() : (location.hash = `#p/${id}`)));
+    this.wholeRequest(prompt).then((whole) => this.replace(whole ? location.hash : `#p/${id}`));
     const title = "Edit a waiting prompt";
     return { title, node: [h("h1", { tabindex: "-1" }, title), h("p", {}, "Reading the whole text…")] };
   }
@@ -91,8 +111,10 @@ class App {
   }
 
   #changed(news) {
+    if (this.isLeaving) return;
     if (news.wiped) return location.reload();
     this.view?.update?.();
+    if (news.facts?.includes("refusals")) this.#showRefusals();
     this.#showStatus();
   }
 
@@ -102,6 +124,7 @@ class App {
   }
 
   #showStatus() {
+    if (this.isLeaving) return;
     const line = place("status");
     const { words, tone } = statusWords(this.library, this.connection, navigator.onLine);
     const link = this.connection.isOut && location.hash !== "#pair" ? h("a", { href: "#pair" }, "Pair again") : "";
@@ -151,22 +174,54 @@ class App {
   }
 
   tell(message) {
-    const box = place("message");
-    const onclick = () => box.replaceChildren();
+    this.#note("told", message, []);
+  }
+
+  /** Changes that the server refused, also while no tab was open. The text of one is not lost. */
+  #showRefusals() {
+    const refusals = this.library.fact("refusals");
+    if (!refusals.length) return place("message").querySelector("#refused")?.remove();
+    const words = refusals.map(({ kind, message }) => h("p", {}, `A ${CHANGES[kind]} was not accepted: ${message}`));
+    const texts = refusals.map(({ fields }) => fields?.text).filter(Boolean);
+    const reuse = () => this.attempt(() => this.#reuse(texts));
+    const button = h("button", { type: "button", class: "btn btn-small", onclick: reuse }, "Use the text anew");
+    this.#note("refused", words, texts.length ? [button] : [], () => this.library.keep({ refusals: undefined }));
+  }
+
+  async #reuse(texts) {
+    const draft = texts.reduce(withText, this.library.fact("draft"));
+    await this.library.keep({ draft, refusals: undefined });
+    location.hash === "#new" ? this.show() : (location.hash = "#new");
+  }
+
+  #note(id, words, buttons, closed = () => {}) {
+    const onclick = () => {
+      note.remove();
+      this.attempt(closed);
+    };
     const close = h("button", { type: "button", class: "btn btn-small", onclick }, "Close");
-    box.replaceChildren(h("div", { class: "notice notice-error" }, h("p", {}, message), close));
+    const text = h("div", { class: "stack-tight" }, typeof words === "string" ? h("p", {}, words) : words);
+    const note = h("div", { class: "notice notice-error", id }, text, h("div", { class: "cluster" }, buttons, close));
+    const before = place("message").querySelector(`#${id}`);
+    if (before?.textContent === note.textContent) return; // it keeps the focus, and the finger that is on it
+    before?.remove();
+    place("message").append(note);
   }
 
   /** Throws what a call throws. */
   async pair(code, name, kind) {
-    await this.connection.pair(code, name, kind);
+    await this.connection.server.pair(code, name, kind);
     this.code = undefined;
-    location.hash = "#";
-    this.show();
     await navigator.storage?.persist?.();
   }
 
   async signOut() {
+    this.isLeaving = true;
+    this.view = null;
+    place("nav").hidden = true;
+    place("status").replaceChildren(h("span", {}, "Signing out…"));
+    place("content").replaceChildren();
+    place("message").replaceChildren();
     const isTold = await this.connection.leave();
     await this.library.wipe();
     await Promise.all((await caches.keys()).map((name) => caches.delete(name)));
@@ -176,8 +231,6 @@ class App {
   }
 
   #left(isTold) {
-    this.view = null;
-    place("nav").hidden = true;
     place("status").replaceChildren();
     const untold = "The server could not be told. Revoke this device there under Devices.";
     const parts = [
@@ -212,6 +265,24 @@ class App {
   }
 }
 
+/** What is kept here cannot be read: say so, and offer the way out. */
+function broken(error) {
+  const start = async () => {
+    const detail = "What waits here, and what was kept, is lost. What the server has stays there.";
+    if (!(await confirmed("Erase and start anew?", detail, "Erase it"))) return;
+    await erase();
+    location.reload();
+  };
+  const buttons = [
+    h("button", { type: "button", class: "btn btn-primary", onclick: () => location.reload() }, "Try again"),
+    h("button", { type: "button", class: "btn", onclick: start }, "Erase and start anew"),
+  ];
+  const words = "What this device keeps could not be read. Perhaps another tab still runs an older version: close it.";
+  const detail = h("p", { class: "detail mono" }, `${error.name}: ${error.message}`);
+  const card = h("div", { class: "card" }, h("p", {}, words), detail, h("div", { class: "cluster" }, buttons));
+  place("content").replaceChildren(h("h1", { tabindex: "-1" }, "The app cannot start"), card);
+}
+
 async function begin() {
   const missingHere = lacks();
   if (missingHere) return place("content").replaceChildren(...lackingView(missingHere).node);
@@ -222,4 +293,4 @@ async function begin() {
   new App(library).start();
 }
 
-begin();
+begin().catch(broken);

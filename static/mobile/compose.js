@@ -1,8 +1,9 @@
 /** Writing: a new prompt, a follow-up, or a change of one that waits. */
 
 import { fieldsOf } from "./abilities.js";
+import { numberOf, wholeText } from "./draft.js";
 import { h, icon } from "./dom.js";
-import { merged } from "./mirror.js";
+import { rowOf } from "./mirror.js";
 import { problemsOf } from "./problems.js";
 
 const DRAFT_MS = 300;
@@ -14,19 +15,28 @@ const WORDS = {
 };
 
 export class ComposeView {
-  /** `follows` or `edits`: the id of a prompt; neither: a new one, whose draft is kept. */
+  /** `follows` or `edits`: the id of a prompt; neither: a new one. What is typed is kept: of a new one as the draft, of
+      another the last that was left unsaved. */
   constructor(app, { edits, follows }) {
     const { library } = app;
-    const row = merged(library.mirror, library.outbox).find(({ id }) => id === (edits ?? follows));
     const kind = edits ? "edit" : follows ? "follow" : "new";
-    Object.assign(this, { app, edits, follows, row, isDraft: kind === "new" });
+    Object.assign(this, { app, edits, follows, isDraft: true, isNew: kind === "new" });
+    this.place = `${kind}/${edits ?? follows}`;
     [this.title, this.verb] = WORDS[kind];
-    if (kind !== "new" && !row) return this.#becomeGone();
+    const { row } = this;
+    if (!this.isNew && !row) return this.#becomeGone();
+    const unsaved = library.fact("unsaved");
     if (kind === "edit") this.draft = fieldsOf(row.prompt);
     else this.draft = kind === "follow" ? { model: row.prompt.model } : (library.fact("draft") ?? {});
+    if (unsaved?.place === this.place) this.draft = { ...this.draft, ...unsaved.fields };
     this.errors = h("div", { role: "alert" });
     this.#makeInputs(this.draft);
     this.node = [h("h1", { tabindex: "-1" }, this.title), this.errors, this.#makeForm()];
+  }
+
+  /** As it is now: it may be sent, or not accepted, while the form is open. */
+  get row() {
+    return rowOf(this.app.library.mirror, this.app.library.outbox, this.edits ?? this.follows);
   }
 
   /** The list of models has come while the form was open. */
@@ -49,6 +59,7 @@ export class ComposeView {
   }
 
   #becomeGone() {
+    this.isDraft = false;
     this.title = "This prompt is not here any more";
     this.node = [
       h("h1", { tabindex: "-1" }, this.title),
@@ -57,7 +68,7 @@ export class ComposeView {
   }
 
   #makeInputs(draft) {
-    const text = (id, more) => h("textarea", { id, value: draft[id] ?? "", ...more });
+    const text = (id, more) => h("textarea", { id, value: draft[id] ?? "", dir: "auto", ...more });
     const number = (id, inputmode) => h("input", { id, inputmode, autocomplete: "off", value: draft[id] ?? "" });
     const chosen = draft.priority ?? "normal";
     const priorities = ["high", "normal", "low"].map((name) =>
@@ -108,23 +119,24 @@ export class ComposeView {
   }
 
   #makeButtons() {
-    const back = { class: "btn btn-quiet", href: `#p/${this.edits ?? this.follows}` };
+    const onclick = () => this.#forget();
+    const back = { class: "btn btn-quiet", href: `#p/${this.edits ?? this.follows}`, onclick };
     const clear = { class: "btn btn-quiet", type: "button", onclick: () => this.#clear() };
     return [
       h("button", { class: "btn btn-primary" }, icon("send"), this.verb),
       this.edits && h("a", back, "Leave it as it is"),
-      this.isDraft && h("button", clear, "Empty the form"),
+      this.isNew && h("button", clear, "Empty the form"),
     ];
   }
 
   /** For a change all of them, so that what was emptied becomes empty there too. */
   #fields() {
     const { model, text, system_prompt, priority, temperature, max_output_tokens } = this.inputs;
-    const told = { model: model.value.trim(), text: text.value };
-    if (this.edits || system_prompt.value.trim()) told.system_prompt = system_prompt.value;
+    const told = { model: model.value.trim(), text: wholeText(text.value) };
+    if (this.edits || system_prompt.value.trim()) told.system_prompt = wholeText(system_prompt.value);
     if (this.edits || priority.value !== "normal") told.priority = priority.value;
     for (const input of [temperature, max_output_tokens]) {
-      if (input.value.trim()) told[input.id] = Number(input.value.replace(",", "."));
+      if (input.value.trim()) told[input.id] = numberOf(input.value, input === max_output_tokens);
       else if (this.edits) told[input.id] = null;
     }
     return told;
@@ -135,19 +147,27 @@ export class ComposeView {
     const fields = this.#fields();
     const problems = problemsOf(fields);
     this.#showProblems(problems);
-    if (problems.length) return;
+    if (problems.length || this.isSending) return;
+    this.isSending = true; // a second tap is no second prompt
     const id = await this.app.attempt(() => this.#send(fields));
+    this.isSending = false;
     if (!id) return;
-    if (this.isDraft) await this.app.library.keep({ draft: { model: fields.model } });
+    await this.#forget(fields.model);
+    this.app.replace(`#p/${id}`);
+  }
+
+  /** What was typed has become a prompt, or should not. */
+  #forget(model) {
     clearTimeout(this.timer);
     this.isDraft = false;
-    location.hash = `#p/${id}`;
+    const facts = this.isNew ? { draft: { model } } : { unsaved: undefined };
+    return this.app.attempt(() => this.app.library.keep(facts));
   }
 
   /** Returns the id of the prompt that it becomes. */
   async #send(fields) {
     if (!this.edits) return this.app.submit(this.follows ? { ...fields, follows: this.follows } : fields);
-    if (this.row.status.error) return this.app.resubmit(this.edits, { ...this.draft, ...fields });
+    if (this.row?.status.error) return this.app.resubmit(this.edits, { ...this.draft, ...fields });
     await this.app.enqueue("edit", this.edits, fields);
     return this.edits;
   }
@@ -164,7 +184,8 @@ export class ComposeView {
 
   #keepSoon() {
     clearTimeout(this.timer);
-    if (this.isDraft) this.timer = setTimeout(() => this.#keep(), DRAFT_MS);
+    this.isTouched = true;
+    this.timer = setTimeout(() => this.#keep(), DRAFT_MS);
   }
 
   async #keep() {
@@ -172,7 +193,10 @@ export class ComposeView {
     if (!this.isDraft) return;
     const { temperature, max_output_tokens } = this.inputs;
     const typed = { temperature: temperature.value, max_output_tokens: max_output_tokens.value };
-    await this.app.library.keep({ draft: { ...this.#fields(), ...typed } });
+    const fields = { ...this.#fields(), ...typed };
+    if (!this.isNew && !this.isTouched) return;
+    const facts = this.isNew ? { draft: fields } : { unsaved: { place: this.place, fields } };
+    await this.app.attempt(() => this.app.library.keep(facts));
   }
 
   #clear() {

@@ -19,7 +19,7 @@ export function explain(error) {
   return error.message || "Something went wrong. Try again.";
 }
 
-/** `on` has changed() and refused(entry). The fields isOut, goneSince, trouble and isSyncing say how things stand. */
+/** `on` has changed() and paired(). The fields isOut, goneSince, trouble and isSyncing say how things stand. */
 export class Connection {
   constructor(library, on) {
     Object.assign(this, { library, on, isOut: false, goneSince: null, trouble: null, isSyncing: false });
@@ -27,6 +27,8 @@ export class Connection {
     this.sync = new Sync(library, this.server, navigator.locks, (report) => this.#reported(report));
     const address = `${location.origin.replace(/^http/, "ws")}/ws/sync/v1/`;
     this.socket = new Socket(library, address, this.#handlers(), () => document.visibilityState === "visible");
+    this.token = library.fact("pairing")?.token;
+    library.listeners.add(() => this.#checkPairing());
   }
 
   /** There may be a way again: use it now. */
@@ -34,7 +36,23 @@ export class Connection {
     if (!this.library.isPaired || this.isOut) return this.on.changed();
     this.socket.connect();
     this.socket.ping();
-    this.sync.run();
+    this.sync.wake();
+  }
+
+  /** Was it paired anew, here or in another tab? */
+  #checkPairing() {
+    const token = this.library.fact("pairing")?.token;
+    if (!token || token === this.token) return;
+    Object.assign(this, { token, isOut: false, trouble: null });
+    this.socket.close();
+    this.wake();
+    this.on.paired();
+  }
+
+  /** Nothing goes to the server any more, nor comes. */
+  stop() {
+    this.socket.close();
+    this.sync.stop();
   }
 
   /** Something new waits to be sent. */
@@ -53,15 +71,9 @@ export class Connection {
     this.socket.watch(prompts);
   }
 
-  async pair(code, name, kind) {
-    await this.server.pair(code, name, kind);
-    this.isOut = false;
-    this.wake();
-  }
-
   /** Tell the server that we go, if there is a way. Returns whether it knows. */
   leave() {
-    this.socket.close();
+    this.stop();
     return this.server.call("leave", {}, LEAVE_MS).then(
       () => true,
       () => false,
@@ -83,12 +95,15 @@ export class Connection {
     };
   }
 
-  /** The socket is silent or lost: is the server gone, or only the socket? */
+  /** The socket is silent or lost: is the server gone, or only the socket? Where no socket gets through, this is how
+      we hear of news. A refusal is an answer; a sync says what it means. */
   async #ask() {
     try {
-      await this.sync.ping(ASK_MS);
+      const { cursor } = await this.sync.ping(ASK_MS);
       this.#reached();
-    } catch {
+      if (cursor !== this.library.fact("cursor") || this.library.waiting) this.sync.run();
+    } catch (error) {
+      if (error.status < 500) return void this.sync.run();
       this.goneSince ??= new Date();
       this.socket.drop();
       this.on.changed();
@@ -103,8 +118,14 @@ export class Connection {
   #piece(frame) {
     const prompt = this.library.mirror.get(frame.prompt);
     const longer = withPiece(prompt, frame);
-    if (longer === null) this.sync.run();
+    if (longer === null) this.#catchUp(prompt, frame);
     else if (longer !== prompt) this.library.extend(longer, false);
+  }
+
+  /** Pieces before this one are missing. A pull has them only when the prompt changes. */
+  #catchUp(prompt, { attempt, kind }) {
+    if (prompt?.attempts === attempt) this.sync.catchUp(prompt, kind).catch(() => {}); // the next piece asks again
+    else this.sync.run();
   }
 
   #restarted(id) {
@@ -113,13 +134,12 @@ export class Connection {
     this.sync.run();
   }
 
-  #reported({ phase, error, refused = [] }) {
+  #reported({ phase, error }) {
     clearTimeout(this.syncingTimer);
     this.isSyncing = false;
     if (phase === "syncing") this.syncingTimer = setTimeout(() => this.#stillSyncing(), SHOWN_SYNCING_MS);
     if (phase === "synced") Object.assign(this, { goneSince: null, trouble: null });
     if (phase === "failed") this.#failed(error);
-    refused.forEach((entry) => this.on.refused(entry));
     this.on.changed();
   }
 

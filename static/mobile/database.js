@@ -9,34 +9,44 @@ const answer = (request) =>
     request.onerror = () => reject(request.error);
   });
 
+const STRICT = { durability: "strict" };
+
+async function connect() {
+  const request = indexedDB.open(NAME, 1);
+  request.onupgradeneeded = () => TABLES.forEach((table) => request.result.createObjectStore(table));
+  const connection = await answer(request);
+  connection.onversionchange = () => connection.close(); // another tab signs out and deletes it
+  return connection;
+}
+
 export class Database {
+  /** Called when all that was kept is gone, though nobody here took it away. */
+  onlost = () => {};
+
   constructor(connection) {
-    this.connection = connection;
-    connection.onversionchange = () => connection.close(); // another tab signs out and deletes it
+    this.#use(connection);
   }
 
   static async open() {
-    const request = indexedDB.open(NAME, 1);
-    request.onupgradeneeded = () => TABLES.forEach((table) => request.result.createObjectStore(table));
-    return new Database(await answer(request));
+    return new Database(await connect());
   }
 
-  get(table, key) {
-    return answer(this.connection.transaction(table).objectStore(table).get(key));
+  async get(table, key) {
+    const turn = await this.#turn(table);
+    return answer(turn.objectStore(table).get(key));
   }
 
   /** [[key, value], …] in the order of the keys. */
   async all(table) {
-    const rows = this.connection.transaction(table).objectStore(table);
+    const rows = (await this.#turn(table)).objectStore(table);
     const [keys, values] = await Promise.all([answer(rows.getAllKeys()), answer(rows.getAll())]);
     return keys.map((key, index) => [key, values[index]]);
   }
 
   /** All of `changes` or none: [table, key, value], where undefined deletes. On disk when it returns. */
-  write(changes) {
-    if (!changes.length) return Promise.resolve();
-    const tables = [...new Set(changes.map(([table]) => table))];
-    const turn = this.connection.transaction(tables, "readwrite", { durability: "strict" });
+  async write(changes) {
+    if (!changes.length) return undefined;
+    const turn = await this.#turn([...new Set(changes.map(([table]) => table))], "readwrite", STRICT);
     return new Promise((resolve, reject) => {
       turn.oncomplete = () => resolve();
       turn.onabort = () => reject(turn.error ?? new Error("the browser gave up writing"));
@@ -58,7 +68,7 @@ export class Database {
   }
 
   async #replace(table, key, change) {
-    const turn = this.connection.transaction(table, "readwrite", { durability: "strict" });
+    const turn = await this.#turn(table, "readwrite", STRICT);
     const stored = new Promise((resolve, reject) => {
       turn.oncomplete = () => resolve();
       turn.onabort = () => reject(turn.error);
@@ -71,12 +81,53 @@ export class Database {
 
   /** Empty at once; gone as soon as no other tab holds it. */
   async wipe() {
-    const turn = this.connection.transaction(TABLES, "readwrite", { durability: "strict" });
+    const turn = await this.#turn(TABLES, "readwrite", STRICT);
     await Promise.all(TABLES.map((table) => answer(turn.objectStore(table).clear())));
-    this.connection.close();
-    await new Promise((resolve) => {
-      const request = indexedDB.deleteDatabase(NAME);
-      request.onsuccess = request.onerror = request.onblocked = () => resolve();
-    });
+    this.close();
+    await erase();
   }
+
+  close() {
+    this.isClosed = true;
+    this.connection.close();
+  }
+
+  #use(connection) {
+    this.connection = connection;
+    connection.onclose = () => this.#reopen().catch(() => {}); // the next turn tells whoever wants one
+  }
+
+  /** A transaction. Browsers close connections by themselves: a phone's, of an app that was in the background. */
+  async #turn(...how) {
+    try {
+      return this.connection.transaction(...how);
+    } catch (error) {
+      if (error.name !== "InvalidStateError" || this.isClosed) throw error;
+      await this.#reopen();
+      return this.connection.transaction(...how);
+    }
+  }
+
+  #reopen() {
+    this.opening ??= this.#openAgain().finally(() => (this.opening = null));
+    return this.opening;
+  }
+
+  async #openAgain() {
+    if (this.isClosed) return;
+    const connection = await connect();
+    const key = await answer(connection.transaction("keys").objectStore("keys").get("store"));
+    this.#use(connection);
+    if (key) return;
+    this.close();
+    this.onlost();
+  }
+}
+
+/** Delete all of it; what cannot be read can be deleted still. */
+export function erase() {
+  return new Promise((resolve) => {
+    const request = indexedDB.deleteDatabase(NAME);
+    request.onsuccess = request.onerror = request.onblocked = () => resolve();
+  });
 }

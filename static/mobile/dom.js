@@ -36,12 +36,25 @@ export function patch(parent, items, keyOf, build) {
   });
 }
 
+/** A text as it was written, in its own direction. */
+export function output(text, props = {}) {
+  return h("div", { class: "output", dir: "auto", ...props }, text);
+}
+
+/** Without line breaks at both ends; a pattern would take seconds for a text of nothing else. */
+function withoutEmptyEnds(text) {
+  let [start, end] = [0, text.length];
+  while (text[start] === "\n") start++;
+  while (end > start && text[end - 1] === "\n") end--;
+  return text.slice(start, end);
+}
+
 /** Plain text with its line breaks; what stands between lines of ``` is set in the font of code. */
 export function answerText(text) {
   const parts = text.split(/^[ \t]*```[^\n`]*$\n?/m);
   const nodes = parts.map((part, at) => {
     if (at % 2) return h("pre", { tabindex: "0" }, h("code", {}, part.replace(/\n$/, "")));
-    return part.trim() ? h("div", { class: "output" }, part.replace(/^\n+|\n+$/g, "")) : null;
+    return part.trim() ? output(withoutEmptyEnds(part)) : null;
   });
   return nodes.filter(Boolean);
 }
@@ -56,6 +69,11 @@ export function when(iso, now = new Date()) {
     ? at.toLocaleTimeString([], time)
     : at.toLocaleString([], { day: "numeric", month: "short", ...time });
   return h("time", { datetime: at.toISOString() }, text);
+}
+
+/** The screen that asked is left. */
+export function closeQuestion() {
+  document.querySelector("dialog[open]")?.close("");
 }
 
 /** Ask before what cannot be undone. Resolves to whether the person agreed. */
@@ -82,7 +100,7 @@ export function confirmed(question, detail, yes) {
   });
 }
 
-/** Read aloud by screen readers, shown to nobody. */
+/** Read aloud by screen readers, shown to nobody; the same words twice are two announcements. */
 export function announce(text) {
-  document.getElementById("announcer").textContent = text;
+  document.getElementById("announcer").replaceChildren(h("p", {}, text));
 }

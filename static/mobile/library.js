@@ -4,17 +4,20 @@
     mirror is changed by whoever syncs, one at a time. Each tells the others what changed, and they read that again. */
 
 import { add, discard, markSent, nextPush, settle, waiting } from "./outbox.js";
-import { afterPush, changesOf, notListed, spare, tooOld } from "./mirror.js";
+import { afterPush, changesOf, merge, notListed, spare, tooOld } from "./mirror.js";
+import { StorageFull } from "./store.js";
 
-const FACTS = ["pairing", "cursor", "limits", "models", "draft", "keep", "syncedAt"];
-const DEFAULTS = { cursor: "", keep: 500, models: [], limits: null };
+const FACTS = ["pairing", "cursor", "limits", "models", "draft", "unsaved", "refusals", "keep", "syncedAt"];
+const DEFAULTS = { cursor: "", keep: 500, models: [], limits: null, refusals: [] };
 const OUTBOX_LOCK = "lmrmq outbox";
 
 export class Library {
   /** `locks`: navigator.locks. `channel`: a BroadcastChannel, or null where nobody else listens. */
   constructor(store, locks, channel = null) {
-    Object.assign(this, { store, locks, channel, outbox: [], mirror: new Map(), facts: {}, listeners: new Set() });
-    if (channel) channel.onmessage = ({ data }) => this.#hear(data);
+    Object.assign(this, { store, locks, channel, listeners: new Set(), outboxTurn: 0 });
+    this.#forget();
+    if (channel) channel.onmessage = ({ data }) => this.#hear(data).catch(() => {}); // all was erased meanwhile
+    store.database.onlost = () => this.#lose();
   }
 
   async load() {
@@ -63,30 +66,25 @@ export class Library {
     return taken;
   }
 
-  /** Take in the results of a push. Returns the refused changes, which leave no other trace. */
+  /** Take in the results of a push. Refused changes leave no other trace than the fact `refusals`, until somebody has
+      read them: it may be the worker that hears of them. Without room, what they changed comes with the next pull. */
   async settle(results) {
-    const refused = [];
-    await this.#change((outbox) => {
-      const byId = new Map(outbox.map((entry) => [entry.id, entry]));
-      const mirror = new Map();
-      for (const result of results) {
-        const entry = byId.get(result.id);
-        if (!entry) continue;
-        const old = mirror.has(entry.prompt) ? mirror.get(entry.prompt) : this.mirror.get(entry.prompt);
-        mirror.set(entry.prompt, afterPush(old, entry, result));
-        if (result.status === "refused" && entry.kind !== "submit") refused.push({ ...entry, error: result.error });
-      }
-      return { outbox: settle(outbox, results), mirror };
-    });
-    return refused;
+    const refusals = (await this.store.read("facts", "refusals")) ?? [];
+    try {
+      await this.#change((outbox) => settled(outbox, results, this.mirror, refusals));
+    } catch (error) {
+      if (!(error instanceof StorageFull)) throw error;
+      await this.#change((outbox) => ({ outbox: settle(outbox, results) }));
+    }
   }
 
-  /** One answer of pull, and the cursor behind it. `listed`: the ids of the listing that it belongs to, or null. */
+  /** One answer of pull, and the cursor behind it. `listed`: the ids of the listing that it belongs to, or null; they
+      are not given up for what stands behind them. */
   async takeIn(answer, listed) {
     const { put, gone } = changesOf(this.mirror, answer);
     const mirror = new Map([...put.map((change) => [change.id, change]), ...gone.map((id) => [id, undefined])]);
+    await this.#write({ mirror, facts: listed ? {} : { cursor: answer.cursor }, isDear: (id) => listed?.has(id) });
     put.forEach((change) => listed?.add(change.id));
-    await this.#write({ mirror, facts: listed ? {} : { cursor: answer.cursor } });
   }
 
   /** A listing came to its end, or to as many as we keep. */
@@ -110,34 +108,52 @@ export class Library {
   /** Forget everything, here and in the other tabs. */
   async wipe() {
     this.channel?.postMessage({ wiped: true });
+    this.#forget();
     await this.store.database.wipe();
+  }
+
+  /** What the browser holds for somebody who was only here for a moment, such as the worker. */
+  close() {
+    this.channel?.close();
+    this.store.database.close();
+  }
+
+  /** The browser was told to clear what it keeps of this site, and has; nobody but the server has any of it now. */
+  #lose() {
+    this.#forget();
+    this.#tell({ wiped: true }, false);
+  }
+
+  #forget() {
+    Object.assign(this, { outbox: [], mirror: new Map(), facts: {} });
   }
 
   #change(edit) {
     return this.locks.request(OUTBOX_LOCK, async () => {
       const rows = await this.store.all("outbox");
-      const { outbox, mirror = new Map() } = edit(rows.map(([, entry]) => entry));
-      await this.#write({ outboxRows: difference(rows, outbox), mirror });
+      const { outbox, ...more } = edit(rows.map(([, entry]) => entry));
+      await this.#write({ outboxRows: difference(rows, outbox), ...more });
+      this.outboxTurn += 1;
       this.outbox = outbox;
       this.#tell({ outbox: true });
     });
   }
 
-  async #write({ outboxRows = [], mirror = new Map(), facts = {} }) {
+  async #write({ outboxRows = [], mirror = new Map(), facts = {}, isDear = () => false }) {
     const changes = [
       ...outboxRows,
       ...[...mirror].map(([id, value]) => ["mirror", id, value]),
       ...Object.entries(facts).map(([name, value]) => ["facts", name, value]),
     ];
     if (!changes.length) return;
-    await this.store.write(changes, () => this.#spare());
+    await this.store.write(changes, () => this.#spare(isDear));
     for (const [id, value] of mirror) value === undefined ? this.mirror.delete(id) : this.mirror.set(id, value);
     Object.assign(this.facts, facts);
     this.#tell({ mirror: [...mirror.keys()], facts: Object.keys(facts) });
   }
 
-  #spare() {
-    const ids = spare(this.mirror);
+  #spare(isDear) {
+    const ids = spare(new Map([...this.mirror].filter(([id]) => !isDear(id))));
     ids.forEach((id) => this.mirror.delete(id));
     return ids;
   }
@@ -156,8 +172,11 @@ export class Library {
     this.#tell(news, false);
   }
 
+  /** What was read while something newer came is too old to be shown. */
   async #readOutbox() {
-    this.outbox = (await this.store.all("outbox")).map(([, entry]) => entry);
+    const turn = (this.outboxTurn += 1);
+    const rows = await this.store.all("outbox");
+    if (turn === this.outboxTurn) this.outbox = rows.map(([, entry]) => entry);
   }
 
   async #readMirror() {
@@ -165,14 +184,35 @@ export class Library {
   }
 
   async #readPrompt(id) {
+    const before = this.mirror.get(id);
     const prompt = await this.store.read("mirror", id);
-    prompt ? this.mirror.set(id, prompt) : this.mirror.delete(id);
+    const now = this.mirror.get(id);
+    if (now !== before) return this.#readPrompt(id); // a piece came, or a newer change
+    prompt ? this.mirror.set(id, merge(now, prompt)) : this.mirror.delete(id);
   }
 
   async #readFacts(names) {
     await Promise.all(names.map(async (name) => (this.facts[name] = await this.store.read("facts", name))));
   }
 }
+
+/** {outbox, mirror, facts} after a push: what is to be written of its results. */
+function settled(outbox, results, known, refusals) {
+  const byId = new Map(outbox.map((entry) => [entry.id, entry]));
+  const mirror = new Map();
+  const refused = [];
+  for (const result of results) {
+    const entry = byId.get(result.id);
+    if (!entry) continue;
+    const old = mirror.has(entry.prompt) ? mirror.get(entry.prompt) : known.get(entry.prompt);
+    mirror.set(entry.prompt, afterPush(old, entry, result));
+    if (result.status === "refused" && entry.kind !== "submit") refused.push(refusalOf(entry, result));
+  }
+  const facts = refused.length ? { refusals: [...refusals, ...refused] } : {};
+  return { outbox: settle(outbox, results), mirror, facts };
+}
+
+const refusalOf = ({ kind, prompt, fields }, { error }) => ({ kind, prompt, fields, message: error?.message ?? "" });
 
 /** The changes of the outbox's table that make `rows` ([position, entry]) hold `outbox`; new ones go to the end. */
 function difference(rows, outbox) {

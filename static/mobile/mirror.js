@@ -8,9 +8,11 @@ const TEXTS = ["text", "system_prompt", "reasoning", "answer"];
 /** How many characters, as the server counts them: code points, not UTF-16 units. */
 export function lengthOf(text) {
   let length = text.length;
-  for (let at = 0; at < text.length; at++) if (text.charCodeAt(at) >= 0xd800 && text.charCodeAt(at) <= 0xdbff) length--;
+  for (let at = 1; at < text.length; at++) if (isHalf(text, at, 0xdc00) && isHalf(text, at - 1, 0xd800)) length--;
   return length;
 }
+
+const isHalf = (text, at, first) => (text.charCodeAt(at) & 0xfc00) === first;
 
 /** The text from the character with this number on. */
 export function from(text, character) {
@@ -118,15 +120,24 @@ export function status(prompt, entries) {
   return { state: prompt.state, label: LABELS[prompt.state] ?? prompt.state, note };
 }
 
-/** Outbox and mirror in one list, newest first: {id, prompt, entries, status}. `prompt` has the fields to show. */
+/** Outbox and mirror in one list, newest first: {id, prompt, entries, status}. `prompt` has the fields to show. What
+    is here only was written last, whatever this device's clock says. */
 export function merged(mirror, outbox) {
   const entries = Map.groupBy ? Map.groupBy(outbox, (entry) => entry.prompt) : grouped(outbox);
-  const rows = [...mirror.values()].map((prompt) => row(prompt, prompt, entries.get(prompt.id) ?? []));
+  const there = [...mirror.values()].sort((a, b) => enqueued(b) - enqueued(a));
+  const here = [];
   for (const [id, own] of entries) {
     const submit = own.find((entry) => entry.kind === "submit");
-    if (submit && !mirror.has(id)) rows.push(row(undefined, submitted(submit), own));
+    if (submit && !mirror.has(id)) here.unshift(row(undefined, submitted(submit), own));
   }
-  return rows.sort((a, b) => enqueued(b.prompt) - enqueued(a.prompt));
+  return [...here, ...there.map((prompt) => row(prompt, prompt, entries.get(prompt.id) ?? []))];
+}
+
+/** The row of one prompt, or undefined. */
+export function rowOf(mirror, outbox, id) {
+  const known = mirror.get(id);
+  const own = outbox.filter((entry) => entry.prompt === id);
+  return merged(new Map(known ? [[id, known]] : []), own)[0];
 }
 
 function grouped(outbox) {
@@ -136,7 +147,7 @@ function grouped(outbox) {
 }
 
 function row(known, shown, entries) {
-  const edit = entries.findLast?.((entry) => entry.kind === "edit");
+  const edit = entries.filter((entry) => entry.kind === "edit").at(-1);
   const prompt = edit ? withFields(shown, edit.fields) : shown;
   return { id: prompt.id, prompt, isThere: Boolean(known), entries, status: status(known, entries) };
 }
@@ -152,7 +163,7 @@ export function find(rows, query, state) {
   });
 }
 
-/** Taking a piece of the live output: {prompt} when it continues what we have (or was known), null: pull. */
+/** The prompt with a piece of the live output, or as it was when the piece was known; null where one is missing. */
 export function withPiece(prompt, { attempt, kind, offset, text }) {
   if (!prompt || attempt !== prompt.attempts) return null;
   const have = lengthOf(prompt[kind] ?? "");

@@ -5,6 +5,7 @@
 
 const ENVELOPE_BYTES = 2000;
 const SEALED = 4 / 3; // base64
+const NO_REASON = { code: "", message: "The server gave no reason." };
 const sizeOf = (value) => new TextEncoder().encode(JSON.stringify(value)).length;
 
 /** With one more mutation. One that was in no push yet may be merged; one that was is never altered (rule 3). */
@@ -58,7 +59,8 @@ export function settle(outbox, results) {
   return outbox.flatMap((entry) => {
     const result = byId.get(entry.id);
     if (!result) return [entry];
-    return result.status === "refused" && entry.kind === "submit" ? [{ ...entry, error: result.error }] : [];
+    const isKept = result.status === "refused" && entry.kind === "submit";
+    return isKept ? [{ ...entry, error: result.error ?? NO_REASON }] : [];
   });
 }
 

@@ -91,6 +91,7 @@ export function pairView(app, code) {
 
   return {
     title: "Pair",
+    isPairing: true,
     node: [
       h("h1", { tabindex: "-1" }, "Pair this device"),
       h(

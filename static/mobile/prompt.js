@@ -1,9 +1,9 @@
 /** One prompt: its text, its answer as it comes, and what can be done with it. */
 
 import { abilities, fieldsOf } from "./abilities.js";
-import { announce, answerText, chip, confirmed, h, icon, when } from "./dom.js";
+import { announce, answerText, chip, confirmed, h, icon, output, when } from "./dom.js";
 import { figures } from "./figures.js";
-import { merged, missing } from "./mirror.js";
+import { missing, rowOf } from "./mirror.js";
 
 const NAMES = {
   temperature: "Temperature",
@@ -27,15 +27,16 @@ export class PromptView {
   }
 
   get row() {
-    return merged(this.app.library.mirror, this.app.library.outbox).find((row) => row.id === this.id);
+    return rowOf(this.app.library.mirror, this.app.library.outbox, this.id);
   }
 
   update() {
     const row = this.row;
     if (!row) return this.#gone();
     const { prompt, status, isThere } = row;
-    if (this.label && this.label !== status.label) announce(`This prompt is ${status.label}.`);
-    this.label = status.label;
+    const label = [status.label, status.note].filter(Boolean).join(", ");
+    if (this.label && this.label !== label) announce(`This prompt: ${label}.`);
+    this.label = label;
     const { model, priority, follows, state, reason, explanation, detail, text, system_prompt, settings, lengths } =
       prompt;
     this.#part("header", [model, status, priority, follows, abilities(row)], () => this.#header(row));
@@ -65,6 +66,7 @@ export class PromptView {
     const words = "It was deleted, or is older than what this device keeps.";
     const title = h("h1", { tabindex: "-1" }, "This prompt is not here");
     PARTS.forEach((name) => this.#part(name, "gone", () => (name === "header" ? [title, h("p", {}, words)] : [])));
+    this.app.connection.watch([]);
   }
 
   #header(row) {
@@ -96,13 +98,14 @@ export class PromptView {
   #request(prompt) {
     const system = prompt.system_prompt && [
       h("summary", {}, "System prompt"),
-      h("div", { class: "disclosure-body output" }, prompt.system_prompt),
+      output(prompt.system_prompt, { class: "disclosure-body output" }),
+      this.#restButton(prompt, "system_prompt"),
     ];
     const settings = Object.entries(prompt.settings ?? {}).map(([name, value]) =>
       h("div", {}, h("dt", {}, NAMES[name] ?? name), h("dd", {}, String(value))),
     );
     return card("text", "Prompt", this.#copyButton(prompt.text, "Copy the prompt"), [
-      h("div", { class: "output" }, prompt.text),
+      output(prompt.text),
       this.#restButton(prompt, "text"),
       system && h("details", { class: "disclosure" }, system),
       settings.length > 0 && h("dl", { class: "facts" }, settings),
@@ -128,7 +131,7 @@ export class PromptView {
     if (!answer && !reasoning && state !== "done") return [];
     const thoughts = reasoning && [
       h("summary", {}, "Reasoning"),
-      h("div", { class: "output" }, reasoning),
+      output(reasoning),
       this.#restButton(prompt, "reasoning"),
     ];
     const nothing = h("p", { class: "muted" }, "The model ended without writing an answer.");
@@ -160,13 +163,26 @@ export class PromptView {
   }
 
   #ask(kind) {
-    return this.app.attempt(() => this.app.enqueue(kind, this.id));
+    return this.#once(() => this.app.attempt(() => this.app.enqueue(kind, this.id)));
   }
 
-  async #repeat() {
-    const whole = await this.app.wholeRequest(this.row.prompt);
-    const id = whole && (await this.app.attempt(() => this.app.submit(fieldsOf(whole))));
-    if (id) location.hash = `#p/${id}`;
+  /** A second tap, before the first one has done its work, is none. */
+  async #once(work) {
+    if (this.isBusy) return null;
+    this.isBusy = true;
+    try {
+      return await work();
+    } finally {
+      this.isBusy = false;
+    }
+  }
+
+  #repeat() {
+    return this.#once(async () => {
+      const whole = await this.app.wholeRequest(this.row.prompt);
+      const id = whole && (await this.app.attempt(() => this.app.submit(fieldsOf(whole))));
+      if (id) location.hash = `#p/${id}`;
+    });
   }
 
   async #remove() {
@@ -174,9 +190,9 @@ export class PromptView {
     const there = "It is deleted here and on the server, with its answer.";
     const here = "It has not been sent, and will not be.";
     if (!(await confirmed("Delete this prompt?", isThere ? there : here, "Delete it"))) return;
-    if (status.error) await this.app.library.replaceRefused(this.id);
-    else await this.#ask("delete");
-    location.hash = "#";
+    const discard = () => this.app.attempt(() => this.app.library.replaceRefused(this.id));
+    const done = status.error ? await discard() : await this.#ask("delete");
+    if (done !== null) this.app.replace("#");
   }
 }
 
@@ -186,11 +202,11 @@ function card(id, title, button, children, isBusy = false) {
 }
 
 function live() {
-  const thoughts = [h("summary", {}, "Reasoning"), h("div", { class: "output", "data-kind": "reasoning" })];
+  const thoughts = [h("summary", {}, "Reasoning"), output("", { "data-kind": "reasoning" })];
   const parts = [
     h("details", { class: "output-reasoning", hidden: true }, thoughts),
     h("p", { class: "muted", "data-waits": true }, "Nothing has come yet."),
-    h("div", { class: "output", "data-live": true, "data-kind": "answer" }),
+    output("", { "data-live": true, "data-kind": "answer" }),
   ];
   return card("answer", "Answer", null, parts, true);
 }
@@ -202,7 +218,7 @@ function trouble({ prompt, status }) {
   }
   const { state, explanation, detail } = prompt;
   if (!["failed", "queued"].includes(state) || !explanation) return [];
-  const told = detail && h("p", { class: "detail mono" }, detail);
+  const told = detail && h("p", { class: "detail mono", dir: "auto" }, detail);
   return notice(state === "failed" ? "error" : "warning", [h("p", {}, explanation), told]);
 }
 

@@ -4,6 +4,7 @@ import { agree, CannotOpen, open, seal } from "./seal.js";
 
 const APP = "lmrmq/1";
 const CALL_MS = 20_000;
+const SLOWEST = 8; // bytes in a millisecond: a body gets as long as it takes at that
 const MAX_REPLAYS = 2;
 
 /** The server answered with an error: status, code, its sentence as the message, and what else it told. */
@@ -26,6 +27,7 @@ export class Server {
   /** One call's answer. Throws Refusal or Unreachable. */
   async call(name, body = {}, milliseconds = CALL_MS) {
     const pairing = this.library.fact("pairing");
+    if (!pairing) throw new Unreachable("This device is not paired.");
     if (!pairing.sealed) return this.#plain(name, body, milliseconds, pairing.token);
     let floor = 0;
     for (let replays = 0; ; replays++) {
@@ -79,7 +81,7 @@ export class Server {
     const headers = { "Content-Type": type, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
     const how = { method: "POST", body, headers, credentials: "omit", cache: "no-store", redirect: "error" };
     try {
-      const signal = AbortSignal.timeout(milliseconds);
+      const signal = AbortSignal.timeout(milliseconds + Math.ceil(body.length / SLOWEST));
       return await this.fetch(`${this.origin}/api/sync/v1/${name}`, { ...how, signal });
     } catch (error) {
       throw new Unreachable("The server cannot be reached.", { cause: error });

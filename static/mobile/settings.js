@@ -47,6 +47,8 @@ export function settingsView(app) {
     ];
     facts.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
     const button = h("button", { type: "button", class: "btn", onclick: () => app.install() }, "Install the app");
+    if (install.dataset.can === String(app.canInstall)) return; // it keeps the focus
+    install.dataset.can = app.canInstall;
     install.replaceChildren(app.canInstall ? button : h("p", { class: "hint" }, installWords()));
   }
 
@@ -74,7 +76,7 @@ export function settingsView(app) {
   }
 
   async function keepChosen() {
-    await library.keep({ keep: Number(keep.value), cursor: "" });
+    await app.attempt(() => library.keep({ keep: Number(keep.value), cursor: "" }));
     await app.connection.sync.run();
     update();
   }

@@ -5,11 +5,12 @@ import { open, seal } from "./seal.js";
 const LOOKED_AT_PING_MS = 5000;
 const DOUBT_MS = 2000; // no pong for so long: somebody should ask by a call
 const SILENCE_MS = 8000;
-const FINAL = new Set([4401, 4403, 4426]);
+const FINAL = new Set([4400, 4401, 4403, 4426]);
 
-/** Milliseconds until the next try: 0.5, 1, 2 … 30 s. */
-export function reconnectDelay(failures) {
-  return Math.min(500 * 2 ** failures, 30_000);
+/** Milliseconds until the next try: 0.5, 1, 2 … 30 s, shortened by up to half, so that a server that comes back does
+    not get all of its devices at once. */
+export function reconnectDelay(failures, random = Math.random) {
+  return Math.min(500 * 2 ** failures, 30_000) * (1 - random() / 2);
 }
 
 export class Socket {
@@ -32,6 +33,7 @@ export class Socket {
 
   /** The prompts whose output should come; kept over reconnects. */
   watch(prompts) {
+    if (String(prompts) === String(this.watched)) return;
     this.watched = prompts;
     if (this.isOpen) this.#send({ type: "watch", prompts });
   }
@@ -40,6 +42,7 @@ export class Socket {
     const link = new WebSocket(this.url);
     Object.assign(this, { link, hello: 0, last: 0, turn: Promise.resolve() });
     link.onopen = () => {
+      if (!this.library.isPaired) return link.close();
       const { token } = this.library.fact("pairing");
       const cursor = this.library.fact("cursor");
       this.#send({ type: "hello", token, ...(cursor ? { cursor } : {}), pending: this.library.waiting });
@@ -67,7 +70,8 @@ export class Socket {
   /** One frame after the other: their numbers must grow in the order in which they go. */
   #send(frame) {
     const { link } = this;
-    const { device, sealed } = this.library.fact("pairing");
+    const { device, sealed } = this.library.fact("pairing") ?? {};
+    if (!device) return;
     this.sending = (this.sending ?? Promise.resolve())
       .then(async () => {
         let text = JSON.stringify(frame);

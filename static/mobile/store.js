@@ -41,8 +41,9 @@ export class Store {
       } catch (error) {
         if (error?.name !== "QuotaExceededError") throw error;
         const old = spare();
-        if (!old.length) throw new StorageFull("There is no room left on this device.", { cause: error });
-        await this.database.write(old.map((key) => ["mirror", key, undefined]));
+        const full = new StorageFull("There is no room left on this device.", { cause: error });
+        if (!old.length) throw full;
+        await this.database.write(old.map((key) => ["mirror", key, undefined])).catch(() => Promise.reject(full));
       }
     }
   }

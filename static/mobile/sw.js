@@ -2,6 +2,7 @@
    The view that serves it puts `const SHELL = {version, page, files}` before this text. */
 
 import { Database } from "/static/mobile/database.js";
+import { sharedText, withText } from "/static/mobile/draft.js";
 import { Library } from "/static/mobile/library.js";
 import { Server } from "/static/mobile/server.js";
 import { Store } from "/static/mobile/store.js";
@@ -42,28 +43,30 @@ async function cached(path) {
   return (await (await caches.open(CACHE)).match(path)) ?? fetch(path);
 }
 
-async function library() {
+/** What `work` returns of what this device has. */
+async function withLibrary(work) {
   const store = await Store.open(await Database.open());
-  return new Library(store, navigator.locks, new BroadcastChannel("lmrmq")).load();
+  const library = new Library(store, navigator.locks, new BroadcastChannel("lmrmq"));
+  try {
+    return await work(await library.load());
+  } finally {
+    library.close();
+  }
 }
 
-/** What was shared becomes the draft of a new prompt, behind what is already written there. */
+/** What was shared becomes the draft of a new prompt. Where it cannot be kept, the app opens all the same. */
 async function share(request) {
-  const shared = await request.formData();
-  const text = ["title", "text", "url"]
-    .map((name) => shared.get(name))
-    .filter(Boolean)
-    .join("\n");
-  const kept = await library();
-  const draft = kept.fact("draft") ?? {};
-  await kept.keep({ draft: { ...draft, text: [draft.text, text].filter(Boolean).join("\n\n") } });
+  const text = sharedText(await request.formData().catch(() => new FormData()));
+  const keep = (library) => library.keep({ draft: withText(library.fact("draft"), text) });
+  if (text) await withLibrary(keep).catch(() => {});
   return Response.redirect("/m/#new", 303);
 }
 
 /** Throws when it did not work, so that the browser tries again later. */
-async function deliver() {
-  const kept = await library();
-  if (!kept.isPaired || !kept.waiting) return;
-  const sync = new Sync(kept, new Server(kept, location.origin), navigator.locks, () => {}, null);
-  if (!(await sync.run())) throw new Error("The server could not be reached.");
+function deliver() {
+  return withLibrary(async (library) => {
+    if (!library.isPaired || !library.waiting) return;
+    const sync = new Sync(library, new Server(library, location.origin), navigator.locks, () => {}, null);
+    if (!(await sync.run())) throw new Error("The server could not be reached.");
+  });
 }

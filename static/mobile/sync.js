@@ -3,9 +3,11 @@
 import { delay, wire } from "./outbox.js";
 import { lengthOf } from "./mirror.js";
 import { Refusal } from "./server.js";
+import { StorageFull } from "./store.js";
 
 const SYNC_LOCK = "lmrmq sync";
 const MODELS_MS = 30_000; // how long the list of models counts as new
+const PULL_MS = 60_000; // an answer of 1 MB over a slow line
 
 /** Codes after which trying again by itself would not help. */
 const FINAL = new Set([
@@ -20,10 +22,11 @@ const FINAL = new Set([
 ]);
 
 export class Sync {
-  /** `report({phase, error?, refused?})` with phase syncing, synced or failed. `later(call, ms)`: setTimeout, or null
-      where nobody waits. */
+  /** `report({phase, error?})` with phase syncing, synced or failed. `later(call, ms)`: setTimeout, or null where
+      nobody waits. */
   constructor(library, server, locks, report = () => {}, later = (call, ms) => setTimeout(call, ms)) {
-    Object.assign(this, { library, server, locks, report, later, failures: 0, modelsAt: 0, most: Infinity });
+    Object.assign(this, { library, server, locks, report, later, failures: 0, modelsAt: -Infinity, most: Infinity });
+    this.reading = new Set();
   }
 
   /** Sync now; a call during a run makes one more. Returns whether it succeeded. */
@@ -33,10 +36,22 @@ export class Sync {
     return this.running;
   }
 
+  /** There may be a way again: also a try that is about to fail is not followed by a wait. */
+  wake() {
+    this.isAwake = Boolean(this.running);
+    return this.run();
+  }
+
+  /** Nothing more by itself: the device signs out. */
+  stop() {
+    clearTimeout(this.timer);
+    this.isStopped = true;
+  }
+
   async #work() {
     let isDone = true;
-    while (this.isWanted && isDone) {
-      this.isWanted = false;
+    while (this.isWanted && (isDone || this.isAwake) && !this.isStopped) {
+      this.isWanted = this.isAwake = false;
       isDone = await this.#try();
     }
     this.running = null;
@@ -47,9 +62,9 @@ export class Sync {
     clearTimeout(this.timer);
     this.report({ phase: "syncing" });
     try {
-      const refused = await this.locks.request(SYNC_LOCK, () => this.#once());
+      await this.locks.request(SYNC_LOCK, () => this.#once());
       this.failures = 0;
-      this.report({ phase: "synced", refused });
+      this.report({ phase: "synced" });
       return true;
     } catch (error) {
       this.#failed(error);
@@ -58,6 +73,7 @@ export class Sync {
   }
 
   #failed(error) {
+    if (this.isStopped) return;
     this.failures += 1;
     const wait = error.told?.retry_after ? error.told.retry_after * 1000 : delay(this.failures);
     if (this.later && !FINAL.has(error.code)) this.timer = this.later(() => this.run(), wait);
@@ -65,14 +81,13 @@ export class Sync {
   }
 
   async #once() {
-    if (!this.library.isPaired) return [];
+    if (!this.library.isPaired) return;
     if (!this.library.fact("limits")) await this.ping();
-    const refused = await this.#push();
+    await this.#push();
     await this.#models();
     await this.#pull();
     await this.library.prune();
     await this.library.keep({ syncedAt: Date.now() });
-    return refused;
   }
 
   async ping(milliseconds) {
@@ -81,16 +96,15 @@ export class Sync {
     return told;
   }
 
-  /** Everything that waits, in its order. Returns the refused changes. */
+  /** Everything that waits, in its order. */
   async #push() {
-    const refused = [];
     for (;;) {
       const limits = this.library.fact("limits");
       const batch = await this.library.takePush({ ...limits, mutations: Math.min(limits.mutations, this.most) });
-      if (!batch.length) return refused;
+      if (!batch.length) return;
       const { results } = await this.#pushed(batch);
       if (!results.length) continue;
-      refused.push(...(await this.library.settle(results)));
+      await this.library.settle(results);
       this.most = Infinity;
     }
   }
@@ -115,11 +129,11 @@ export class Sync {
     let listed = null;
     let live = "";
     for (;;) {
-      const answer = await this.server.call("pull", { cursor });
+      const answer = await this.server.call("pull", { cursor }, PULL_MS);
       if (answer.reset) [listed, live] = [new Set(), answer.live];
-      await this.library.takeIn(answer, listed);
+      const isFull = await this.#takenIn(answer, listed);
       cursor = answer.cursor;
-      const isEnd = !answer.more || listed?.size >= this.library.fact("keep");
+      const isEnd = isFull || !answer.more || listed?.size >= this.library.fact("keep");
       if (isEnd && !listed) return;
       if (!isEnd) continue;
       cursor = live || cursor;
@@ -128,10 +142,21 @@ export class Sync {
     }
   }
 
+  /** Returns whether there is no more room for a listing: what follows is older, so it ends there. */
+  async #takenIn(answer, listed) {
+    try {
+      await this.library.takeIn(answer, listed);
+      return false;
+    } catch (error) {
+      if (!listed?.size || !(error instanceof StorageFull)) throw error;
+      return true;
+    }
+  }
+
   async #models() {
-    if (Date.now() - this.modelsAt < MODELS_MS) return;
+    if (performance.now() - this.modelsAt < MODELS_MS) return;
     const { models } = await this.server.call("models");
-    this.modelsAt = Date.now();
+    this.modelsAt = performance.now();
     await this.library.keep({ models });
   }
 
@@ -145,8 +170,20 @@ export class Sync {
       [text, attempt] = isSame ? [text + told.text, attempt] : ["", told.attempt];
       isWhole = isSame && (!told.text || lengthOf(text) >= told.length);
     }
-    const longer = { ...prompt, [field]: text };
-    await this.library.extend(longer, true);
-    return longer;
+    const now = this.library.mirror.get(prompt.id); // it may have moved on while we read
+    if (now?.attempts === attempt) await this.library.extend({ ...now, [field]: text }, true);
+    return { ...prompt, [field]: text };
+  }
+
+  /** A piece of the live output is missing: read on from what we have, once at a time. */
+  async catchUp(prompt, field) {
+    const reading = `${prompt.id} ${field}`;
+    if (this.reading.has(reading)) return;
+    this.reading.add(reading);
+    try {
+      await this.whole(prompt, field);
+    } finally {
+      this.reading.delete(reading);
+    }
   }
 }

@@ -10,23 +10,30 @@ from playwright.sync_api import expect
 
 from tests.browser.looks import RULES
 from tests.conftest import wait_for
-from tests.system.conftest import HERON, OTTER, OWL
+from tests.system.conftest import OTTER, OWL
 
 pytestmark = pytest.mark.browser
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "reduced_motion": "reduce"}
 MARKER = "marmot-4711"
 COUNT = 50
-# As PairingCode.issue makes one, but several at once.
-ISSUE = """
+LYNX, OUNCE = "simulated/lynx-1b", "simulated/ounce-2b"
+# Codes as PairingCode.issue makes one, but several at once; and a node at which nobody listens: what its models are
+# asked waits, and nobody puts back one that is taken away.
+PREPARE = f"""
 from datetime import timedelta
 from django.utils import timezone
 from daemonpulse.models import User
 from daemonpulse.models.access import hashed
 from daemonpulse.queue.models import PairingCode
+from fleet.models import Node
+from forge.models import Model
 for n in range(10):
     PairingCode.objects.create(
-        owner=User.objects.first(), code_hash=hashed(f"TESTC0D{n}"), expires_at=timezone.now() + timedelta(hours=1)
+        owner=User.objects.first(), code_hash=hashed(f"TESTC0D{{n}}"), expires_at=timezone.now() + timedelta(hours=1)
     )
+silent = Node.objects.create(name="silent", base_url="http://127.0.0.1:1")
+for key in {[LYNX, OUNCE]}:
+    Model.objects.create(node=silent, key=key, name=key, type="llm")
 """
 # Everything that the browser keeps for the app, as one text.
 DUMP = """async () => {
@@ -56,6 +63,29 @@ DUMP = """async () => {
   return [rows.join(), kept.join(), JSON.stringify(localStorage), document.cookie].join();
 }"""
 
+# As after a disk that failed: something is kept, and the key does not fit it.
+ANOTHER_KEY = """async () => {
+  const database = await new Promise((done) => {
+    indexedDB.open('lmrmq').onsuccess = (event) => done(event.target.result);
+  });
+  const turn = database.transaction('facts', 'readwrite');
+  turn.objectStore('facts').put({iv: new Uint8Array(12), ct: new Uint8Array(40).buffer}, 'draft');
+  await new Promise((done) => { turn.oncomplete = done; });
+  database.close();
+}"""
+
+BY_THEME = {"runOnly": {"type": "rule", "values": ["color-contrast", "target-size", "link-in-text-block"]}}
+# By how many pixels the page goes sideways when the reader's text has twice the size.
+LARGE_TEXT = """() => {
+  const root = document.documentElement;
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(':root { font-size: 200% !important; }');
+  document.adoptedStyleSheets = [sheet];
+  const over = root.scrollWidth - innerWidth;
+  document.adoptedStyleSheets = [];
+  return over;
+}"""
+
 # What a phone does when another app shares a text with this one.
 SHARE = """text => {
   const form = document.createElement('form');
@@ -70,7 +100,7 @@ SHARE = """text => {
 
 @pytest.fixture(scope="module")
 def codes(site):
-    site._manage("shell", "-v0", "-c", ISSUE)
+    site.run("shell", "-v0", "-c", PREPARE).check_returncode()
     return (f"test-c0d{n}" for n in range(10))
 
 
@@ -133,7 +163,8 @@ def test_fifty_prompts_written_offline_arrive_once_and_in_order(daemon, site, ph
     ids += page.evaluate(WRITE_MANY, texts[3:])
     expect(page.locator("main .chip")).to_have_text("queued here")
     page.goto(f"{site.url}/m/#new")
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("")  # what was queued is no draft any more
+    textbox = page.get_by_role("textbox", name="Prompt", exact=True)
+    expect(textbox).to_have_value("")  # what was queued is no draft any more
     page.close()
     assert site.states() == {}
 
@@ -202,20 +233,22 @@ def test_it_shows_the_answer_while_it_comes_and_carries_out_what_is_asked(daemon
 
 
 def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone, codes):
-    site.submit(HERON, "Makes the lane [[tokens=1]]")
-    site.run("pause-lane", HERON)
     page = paired(phone, site, codes)
     phone.set_offline(True)
-    write(page, "Never sent", HERON)
+    write(page, "Never sent", LYNX)
     page.get_by_role("button", name="Delete").tap()
     page.get_by_role("button", name="Delete it").tap()
-    prompt_id = write(page, "First words", HERON)
+    prompt_id = write(page, "First words", LYNX)
     page.get_by_role("link", name="Edit").tap()
     page.get_by_label("Prompt", exact=True).fill("Second words")
+    page.get_by_role("link", name="Prompts", exact=True).tap()  # left unsaved, and not lost
+    page.get_by_role("link", name="First words").tap()
+    page.get_by_role("link", name="Edit").tap()
+    expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value("Second words")
     page.get_by_role("button", name="Save the change").tap()
     expect(page.get_by_text("Second words")).to_be_visible()
     phone.set_offline(False)
-    expect(page.locator("main .chip")).to_have_text("queued there", timeout=10_000)
+    expect(page.locator("main .chip")).to_have_text("queued there", timeout=15_000)
     assert site.prompt(prompt_id)["text"] == "Second words"
 
     page.get_by_role("link", name="Edit").tap()
@@ -224,16 +257,33 @@ def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone,
     page.get_by_role("button", name="Save the change").tap()
     expect(page.get_by_role("alert").filter(has_text="from 0 to 2")).to_be_visible()
     page.get_by_label("Temperature").fill("0,5")
+    page.get_by_label("Longest answer").fill("1,000")
     page.get_by_role("button", name="Save the change").tap()
-    wait_for(lambda: site.prompt(prompt_id)["settings"] == {"temperature": 0.5})
+    wait_for(lambda: site.prompt(prompt_id)["settings"] == {"temperature": 0.5, "max_output_tokens": 1000}, 15)
 
     phone.set_offline(True)
-    gone = write(page, "For a model that goes", HERON)
-    site.run("shell", "-c", f"from forge.models import Model; Model.objects.filter(key='{HERON}').update(type='gone')")
+    gone = write(page, "For a model that goes", OUNCE)
+    page.evaluate("id => { location.hash = `edit/${id}`; }", prompt_id)
+    page.get_by_label("Prompt", exact=True).fill("Words that come too late")
+    page.get_by_role("button", name="Save the change").tap()
+    expect(page.get_by_text("change on its way")).to_be_visible()
+    site.run("shell", "-v0", "-c", f"from forge.models import Model; Model.objects.get(key='{OUNCE}').delete()")
+    assert site.api("DELETE", f"/prompts/{prompt_id}").status_code == 204
+    page.evaluate("id => { location.hash = `p/${id}`; }", gone)
     phone.set_offline(False)
-    expect(page.locator("main .chip")).to_have_text("not accepted", timeout=10_000)
+    expect(page.locator("main .chip")).to_have_text("not accepted", timeout=15_000)
     expect(page.get_by_text("No node has the model")).to_be_visible()
     assert site.api("GET", f"/prompts/{gone}").status_code == 404
+
+    expect(page.get_by_text("A change was not accepted: The server does not have this prompt.")).to_be_visible()
+    page.get_by_role("button", name="Use the text anew").tap()
+    expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value("Words that come too late")
+    expect(page.get_by_text("A change was not accepted")).to_have_count(0)
+    page.go_back()
+    page.get_by_role("link", name="Edit").tap()
+    page.locator("select#model").select_option(LYNX)
+    page.get_by_role("button", name="Save the change").tap()
+    expect(page.locator("main .chip")).to_have_text("queued there", timeout=15_000)
 
 
 def test_the_worker_delivers_while_no_page_is_open(site, phone, codes):
@@ -252,8 +302,15 @@ def test_the_worker_delivers_while_no_page_is_open(site, phone, codes):
     wait_for(lambda: site.api("GET", f"/prompts/{prompt_id}").status_code == 200)
 
 
-def test_signing_out_offline_erases_everything(site, phone, codes):
+def test_what_other_apps_share_becomes_a_draft_and_signing_out_offline_erases_everything(site, phone, codes):
     page = paired(phone, site, codes)
+    page.evaluate(SHARE, f"{MARKER} shared")
+    page.wait_for_url("**/m/#new")
+    textbox = page.get_by_role("textbox", name="Prompt", exact=True)
+    expect(textbox).to_have_value(f"{MARKER} shared")
+    assert MARKER not in page.evaluate(DUMP)
+    page.reload()
+    expect(textbox).to_have_value(f"{MARKER} shared")
     phone.set_offline(True)
     write(page, f"{MARKER} is lost")
     page.get_by_role("link", name="Settings").tap()
@@ -268,14 +325,58 @@ def test_signing_out_offline_erases_everything(site, phone, codes):
     assert page.evaluate(left) == [[], [], []]
 
 
-def test_what_other_apps_share_becomes_a_draft_and_stays_here(site, phone, codes):
+def test_screens_are_left_and_come_back_to_as_people_expect(site, phone, codes):
     page = paired(phone, site, codes)
-    page.evaluate(SHARE, f"{MARKER} shared")
-    page.wait_for_url("**/m/#new")
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value(f"{MARKER} shared")
-    assert MARKER not in page.evaluate(DUMP)
+    errors = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    twice = """text => {
+      const form = document.querySelector('form');
+      document.getElementById('text').value = text;
+      form.requestSubmit();
+      form.requestSubmit();
+    }"""
+    for n in range(4):
+        page.evaluate("location.hash = 'new'")
+        page.locator("select#model").select_option(LYNX)
+        page.evaluate(twice, f"<img src=x onerror=console.log(1)> \u05e9\u05dc\u05d5\u05dd \U0001f9a6 {n}")
+        page.wait_for_url(re.compile("#p/"))
+    page.get_by_role("link", name="All prompts").tap()
+    rows = page.locator("#prompts > li").filter(has_text="<img src=x")
+    expect(rows).to_have_count(4)
+    assert page.locator("main img").count() == 0
+
+    page.get_by_label("Search").fill("<img")
+    page.get_by_label("State").select_option("Queued there")
+    expect(rows).to_have_count(4, timeout=15_000)
+    expect(page.locator("#status")).to_have_text("Online")
+    page.set_viewport_size({"width": 390, "height": 420})  # the last of them is below
+    rows.nth(3).get_by_role("link").tap()
+    page.get_by_role("button", name="Delete").tap()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(rows.nth(3).get_by_role("link")).to_be_focused()
+    expect(page.get_by_label("Search")).to_have_value("<img")
+    expect(rows.nth(3)).to_be_in_viewport()
+
+    page.get_by_role("link", name="New", exact=True).tap()
+    page.get_by_label("Prompt", exact=True).fill("Still here")
+    page.locator(".skip-link").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#content")).to_be_focused()
+    expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value("Still here")
+    assert not errors
+
+    storage = phone.new_cdp_session(page)
+    storage.send("Storage.clearDataForOrigin", {"origin": site.url, "storageTypes": "indexeddb"})
+    expect(page.get_by_role("heading", name="Pair this device")).to_be_visible(timeout=10_000)
+    page.evaluate(ANOTHER_KEY)
     page.reload()
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value(f"{MARKER} shared")
+    expect(page.get_by_role("heading", name="The app cannot start")).to_be_visible()
+    page.get_by_role("button", name="Erase and start anew").tap()
+    page.get_by_role("button", name="Erase it").tap()
+    expect(page.get_by_role("heading", name="Pair this device")).to_be_visible()
 
 
 def test_it_says_what_is_missing_where_the_context_is_not_secure(site, phone):
@@ -317,12 +418,12 @@ def test_every_screen_passes_axe_and_fits(daemon, site, phone, codes):
 
 
 def checked(page, name: str) -> list[str]:
-    """What axe finds, and what goes sideways, at both widths and in both themes."""
+    """What axe finds, and what goes sideways, at both widths and in both themes, and with text of twice the size."""
     found = []
-    for theme, width in (("dark", 320), ("light", 390)):
+    for theme, width, rules in (("dark", 320, RULES), ("light", 390, BY_THEME)):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
         page.set_viewport_size({"width": width, "height": 800})
-        result = page.evaluate("options => axe.run(document, options)", {**RULES, "resultTypes": ["violations"]})
+        result = page.evaluate("options => axe.run(document, options)", {**rules, "resultTypes": ["violations"]})
         found += [
             f"{name} at {width}, {theme}: {one['id']}: {json.dumps([node['html'] for node in one['nodes']])}"
             for one in result["violations"]
@@ -330,4 +431,8 @@ def checked(page, name: str) -> list[str]:
         sideways = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
         if sideways > 0:
             found.append(f"{name} at {width} scrolls sideways by {sideways} px")
+    page.set_viewport_size({"width": 320, "height": 800})
+    sideways = page.evaluate(LARGE_TEXT)
+    if sideways > 0:
+        found.append(f"{name} at 320 with large text scrolls sideways by {sideways} px")
     return found

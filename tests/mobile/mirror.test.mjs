@@ -3,6 +3,7 @@ import "./setup.mjs";
 import assert from "node:assert/strict";
 import test from "node:test";
 
+import { answerText } from "../../static/mobile/dom.js";
 import * as mirror from "../../static/mobile/mirror.js";
 
 const prompt = (id, fields = {}) => ({
@@ -110,4 +111,30 @@ test("search looks for every word in texts and answers; the state narrows it", (
   assert.deepEqual(ids("otters fly"), []);
   assert.deepEqual(ids("", "done"), ["b"]);
   assert.deepEqual(ids("  ").sort(), ["a", "b"]);
+});
+
+test("what waits here is on top, whatever the clock says", () => {
+  const there = { id: "there", state: "done", text: "t", attempts: 1, enqueued_at: "2026-01-05T00:00:00Z" };
+  const at = Date.parse("2020-01-01T00:00:00Z");
+  const late = (id, n) => submit(id, { at: at - n });
+  const rows = mirror.merged(new Map([["there", there]]), [late("first", 1), late("second", 2)]);
+  assert.deepEqual(rows.map(({ id }) => id), ["second", "first", "there"]);
+  assert.deepEqual(mirror.rowOf(new Map([["there", there]]), [late("first", 1)], "first"), rows[1]);
+  assert.equal(mirror.rowOf(new Map(), [], "none"), undefined);
+});
+
+test("half characters count as one each, as they do on the server", () => {
+  for (const text of ["\ud83d\ud83d\udda6\udda6", "\udda6\ud83d", "a\ud83d", "🦦", ""])
+    assert.equal(mirror.lengthOf(text), [...text].length, JSON.stringify(text));
+});
+
+test("an answer of nothing but line breaks takes no time", () => {
+  const made = [];
+  const element = () => ({ children: [], setAttribute() {}, append: (...more) => made.push(...more) });
+  globalThis.document = { createElement: element };
+  const began = performance.now();
+  answerText(`\n\nOne${"\n".repeat(150_000)}two\n\n`);
+  assert.ok(performance.now() - began < 500);
+  assert.match(made[0], /^One\n+two$/);
+  delete globalThis.document;
 });

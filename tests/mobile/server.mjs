@@ -133,6 +133,7 @@ export class ScriptedServer {
   }
 
   text({ prompt, field, offset }) {
+    this.reads = (this.reads ?? 0) + 1;
     const whole = [...this.whole[prompt][field]];
     return {
       text: whole.slice(offset, offset + this.limits.text_characters).join(""),

@@ -97,3 +97,50 @@ test("a tab hears what another one wrote", async () => {
   await heard;
   channels.forEach((channel) => channel.close());
 });
+
+test("what was read while something newer came does not take its place", async () => {
+  const [database, locks, name] = [new Memory(), new Locks(), `test ${Math.random()}`];
+  const channels = [new BroadcastChannel(name), new BroadcastChannel(name)];
+  const [one, other] = await Promise.all(
+    channels.map(async (channel) => new Library(await Store.open(database), locks, channel).load()),
+  );
+  const all = database.all.bind(database);
+  let release;
+  const wait = new Promise((resolve) => (release = resolve));
+  let isFirst = true;
+  const started = new Promise((resolve) => {
+    database.all = async (table) => {
+      const rows = await all(table);
+      if (table !== "outbox" || !isFirst) return rows;
+      isFirst = false;
+      resolve();
+      await wait; // the rows as they were
+      return rows;
+    };
+  });
+  const heard = new Promise((resolve) => other.listeners.add((news) => news.outbox && resolve()));
+  channels[0].postMessage({ outbox: true });
+  await started;
+  await other.enqueue("submit", "p", { model: "m", text: "t" });
+  release();
+  await heard;
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(other.outbox.length, 1);
+  channels.forEach((channel) => channel.close());
+  assert.equal((await one.load()).outbox.length, 1);
+});
+
+test("what another tab stored does not shorten the answer that comes here", async () => {
+  const [database, name] = [new Memory(), `test ${Math.random()}`];
+  const channels = [new BroadcastChannel(name), new BroadcastChannel(name)];
+  const [one, other] = await Promise.all(
+    channels.map(async (channel) => new Library(await Store.open(database), new Locks(), channel).load()),
+  );
+  const prompt = { ...done("p", "01"), state: "sending", answer: "One, two" };
+  await other.extend({ ...prompt, answer: "One, two, three" }, false);
+  const heard = new Promise((resolve) => other.listeners.add((news) => news.mirror && resolve()));
+  await one.takeIn(page([prompt]), null);
+  await heard;
+  assert.equal(other.mirror.get("p").answer, "One, two, three");
+  channels.forEach((channel) => channel.close());
+});

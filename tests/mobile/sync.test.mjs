@@ -6,7 +6,7 @@ import test from "node:test";
 
 import { Library } from "../../static/mobile/library.js";
 import { Server, Unreachable } from "../../static/mobile/server.js";
-import { Store } from "../../static/mobile/store.js";
+import { StorageFull, Store } from "../../static/mobile/store.js";
 import { Sync } from "../../static/mobile/sync.js";
 
 /** A paired device and its server. `reports` are what the screen is told, `later` what is to be tried again, in ms. */
@@ -84,11 +84,15 @@ test("a refused prompt is shown with its reason and stops nothing behind it", as
   assert.equal(library.outbox.length, 0);
 });
 
-test("refused changes are told", async () => {
-  const { library, sync, reports } = await paired();
-  await library.enqueue("cancel", "unknown");
+test("refused changes are told until they were read, with their texts", async () => {
+  const { library, sync, reports, server, database } = await paired();
+  await library.enqueue("edit", "unknown", { text: "dear words" });
   await sync.run();
-  assert.equal(reports.at(-1).refused[0].error.message, "Not there.");
+  assert.equal(reports.at(-1).phase, "synced");
+  const told = { kind: "edit", prompt: "unknown", fields: { text: "dear words" }, message: "Not there." };
+  assert.deepEqual(library.fact("refusals"), [told]);
+  const { library: afterRestart } = await paired(server, database); // the worker synced, or the app was closed since
+  assert.deepEqual(afterRestart.fact("refusals"), [told]);
 });
 
 test("what was deleted there disappears here, and a reset forgets what it does not list", async () => {
@@ -187,4 +191,97 @@ test("the rest of a long text comes in parts", async () => {
   await library.keep({ cursor: "e.0" });
   await sync.run(); // the same change again does not cut it
   assert.equal(library.mirror.get("p").answer, whole);
+});
+
+test("when the connection is back in the middle of a try that fails, the next one does not wait", async () => {
+  const { server, library, sync, later } = await paired();
+  await write(library, 1);
+  server.isDown = true;
+  const running = sync.run();
+  server.isDown = false;
+  const whole = sync.server.fetch;
+  sync.server.fetch = async () => {
+    sync.server.fetch = whole;
+    sync.wake();
+    throw new TypeError("Failed to fetch");
+  };
+  assert.equal(await running, true);
+  assert.equal(server.prompts.size, 1);
+  assert.equal(later.length, 1);
+});
+
+test("a clock that is set back by days does not keep the list of models old", async () => {
+  const { server, sync } = await paired();
+  await sync.run();
+  let asked = 0;
+  server.models = () => ({ models: [{ key: `n${(asked += 1)}` }] });
+  const [now, then] = [Date.now, performance.now.bind(performance)];
+  try {
+    Date.now = () => now() - 3 * 86_400_000;
+    performance.now = () => then() + 60_000;
+    await sync.run();
+  } finally {
+    Date.now = now;
+    performance.now = then;
+  }
+  assert.equal(asked, 1);
+});
+
+test("reading on does not bring back a state that is over", async () => {
+  const { server, library, sync } = await paired();
+  server.whole = { p: { answer: "a".repeat(25) } };
+  server.change({ ...server.blank("p"), state: "sending", attempts: 1, answer: "aaa" });
+  await sync.run();
+  const text = server.text;
+  server.text = (asked) => {
+    library.mirror.set("p", { ...library.mirror.get("p"), state: "done" });
+    return text.call(server, asked);
+  };
+  await Promise.all([sync.catchUp(library.mirror.get("p"), "answer"), sync.catchUp(library.mirror.get("p"), "answer")]);
+  const { state, answer } = library.mirror.get("p");
+  assert.deepEqual([state, answer], ["done", "a".repeat(25)]);
+  assert.equal(server.reads, 3); // once at a time
+});
+
+test("a full device keeps the newest of a listing and gives up none of them for older ones", async () => {
+  const { server, database, library, sync } = await paired();
+  server.page = 2;
+  for (let n = 0; n < 10; n++) server.change({ ...server.blank(`p${n}`), state: "done", text: `number ${n}` });
+  const puts = (changes) => changes.filter(([table, , value]) => table === "mirror" && value !== undefined).length;
+  database.isFull = (changes, { tables }) => puts(changes) && tables.mirror.size + puts(changes) > 4;
+  assert.equal(await sync.run(), true);
+  assert.deepEqual([...library.mirror.keys()].sort(), ["p6", "p7", "p8", "p9"]);
+  assert.equal(library.fact("cursor"), "e.10");
+});
+
+test("a device that is full is still rid of what has arrived", async () => {
+  const { server, database, library, sync } = await paired();
+  await write(library, 3);
+  await sync.ping();
+  database.isFull = (changes) => changes.some(([table, , value]) => table === "mirror" && value !== undefined);
+  assert.equal(await sync.run(), false);
+  assert.ok(sync.running === null && library.waiting === 0);
+  assert.deepEqual(texts(server.prompts.values()), expected(3));
+  await assert.rejects(library.takeIn({ changes: [{ id: "x", state: "done" }], cursor: "e.9" }, null), StorageFull);
+});
+
+test("a body gets as long as a slow line needs for it", async (t) => {
+  const { calls } = await paired();
+  const given = [];
+  t.mock.method(AbortSignal, "timeout", (ms) => given.push(ms) && new AbortController().signal);
+  await calls.call("push", { mutations: [] });
+  await calls.call("push", { mutations: [], filler: "x".repeat(50_000) });
+  assert.ok(given[0] < 21_000 && given[1] > 26_000, `${given}`);
+});
+
+test("after it signed out nothing is tried any more", async () => {
+  const { server, library, sync, reports, later } = await paired();
+  await write(library, 1);
+  server.fetch = sync.server.fetch = async () => {
+    sync.stop();
+    await library.wipe();
+    throw new TypeError("Failed to fetch");
+  };
+  assert.equal(await sync.run(), false);
+  assert.deepEqual([later, reports.at(-1).phase, library.isPaired, library.waiting], [[], "syncing", false, 0]);
 });

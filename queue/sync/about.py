@@ -36,6 +36,7 @@ def ping(device: Device, data: object) -> dict:
     device.heard(counted(told, "pending", None, MOST_PENDING))
     return {
         "server": server(),
+        "device": {"name": device.name},
         "time": timezone.now().isoformat(),
         "nodes": {"online": Node.objects.online().count(), "all": Node.objects.enabled().count()},
         "is_working": Runner.has_worker(),

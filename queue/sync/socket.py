@@ -116,6 +116,10 @@ class SyncConsumer(AsyncWebsocketConsumer):
                                 kind=SHOWN_KIND[piece["kind"]], text=piece["text"])  # fmt: skip
         elif kind == "prompt.reclassified":
             await self._say("restart", prompt=subject)
+        elif kind == "prompt.progress":
+            if f"prompt.{subject}" in self.groups_watched:
+                data = message["data"]
+                await self._say("progress", prompt=subject, phase=data["phase"], fraction=data["fraction"])
         elif kind in cursors.KINDS:
             self._poke_soon(cursors.text_of(message["id"], message["mark"]))
 

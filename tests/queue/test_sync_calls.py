@@ -237,6 +237,7 @@ def test_ping_tells_who_is_there_and_notes_the_device(alice, node):
     status, told = phone.call("ping", {"pending": 7})
     assert status == 200
     assert told["server"]["protocol"] == 1
+    assert told["device"] == {"name": phone.row.name}
     assert told["server"]["id"] == phone.call("ping")[1]["server"]["id"]
     assert told["nodes"] == {"online": 1, "all": 1}
     assert told["limits"]["mutations"] >= 100

@@ -13,6 +13,7 @@ from daemonpulse import sealing
 from daemonpulse.consumers import in_thread
 from daemonpulse.models import Event
 from daemonpulse.queue.models import Device
+from daemonpulse.queue.models.attempt import note_progress
 from daemonpulse.queue.sync import cursors, socket
 from daemonpulse.tail import tail
 from pulse.thinking import Kind
@@ -129,6 +130,9 @@ def test_it_streams_what_is_watched(phone, alice, node):
             await opened.say("watch", prompts=[str(prompt.pk)])
             await opened.say("ping")
             await opened.hears_of("pong")
+            await in_thread(note_progress)(attempt, {"phase": "load", "fraction": 0.25})
+            told = await opened.hears_of("progress")
+            assert told == {"type": "progress", "prompt": str(prompt.pk), "phase": "load", "fraction": 0.25}
             await in_thread(stream)(attempt, (Kind.REASONING, "hm"), (Kind.MESSAGE, "because"))
             first = await opened.hears_of("piece")
             assert first == {"type": "piece", "prompt": str(prompt.pk), "attempt": 1, "kind": "reasoning",
@@ -138,6 +142,7 @@ def test_it_streams_what_is_watched(phone, alice, node):
             await opened.say("ping")
             await opened.hears_of("pong")
             await in_thread(lambda: stream(fresh(attempt), (Kind.MESSAGE, "more")))()
+            await in_thread(note_progress)(attempt, {"phase": "prompt", "fraction": None})
             assert await opened.socket.receive_nothing(timeout=0.3)
 
     play(scene)

@@ -72,8 +72,10 @@ def tidy() -> None:
     now = timezone.now()
     transient = Event.objects.filter(kind__in=Event.TRANSIENT_KINDS, at__lt=now - KEEP_TRANSIENT_EVENTS)
     transient.delete()
-    # The newest stays however old it is: devices name it as where they are.
-    Event.objects.filter(at__lt=now - KEEP_EVENTS, id__lt=Event.objects.lasting().last_id()).delete()
+    # Only from its beginning: where the clock was set back, old times stand behind new ones, and a device trusts that
+    # the log has no holes. The newest stays however old it is: devices name it as where they are.
+    lasting = Event.objects.lasting().order_by("id").values_list("id", flat=True)
+    Event.objects.filter(id__lt=lasting.filter(at__gte=now - KEEP_EVENTS).first() or lasting.last() or 0).delete()
     Sample.thin()
     Command.forget_old()
     Receipt.forget_old()

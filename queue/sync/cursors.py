@@ -21,6 +21,7 @@ class Listing(NamedTuple):
     """In the middle of a listing, newest first: what comes behind this prompt; afterwards go on with `live`."""
 
     live: int
+    mark: str  # of the event `live`
     enqueued_at: datetime
     prompt_id: UUID
 
@@ -47,7 +48,7 @@ def newest() -> str:
 
 def text_of_listing(listing: Listing) -> str:
     microseconds = (listing.enqueued_at - EPOCH) // timedelta(microseconds=1)
-    return f"l.{listing.live}.{microseconds}.{listing.prompt_id.hex}"
+    return f"l.{listing.live}.{listing.mark}.{microseconds}.{listing.prompt_id.hex}"
 
 
 def read(text: str) -> int | Listing | Rewound | None:
@@ -59,8 +60,11 @@ def read(text: str) -> int | Listing | Rewound | None:
                 if is_of_another_log(event_id, marks):
                     return Rewound()
                 return event_id if is_complete_since(event_id) else None
-            case ["l", live, microseconds, prompt_id]:
-                return Listing(int(live), EPOCH + timedelta(microseconds=int(microseconds)), UUID(prompt_id))
+            case ["l", live, mark, microseconds, prompt_id]:
+                if is_of_another_log(int(live), [mark]):
+                    return Rewound()
+                at = EPOCH + timedelta(microseconds=int(microseconds))
+                return Listing(int(live), mark, at, UUID(prompt_id))
     except (ValueError, OverflowError):
         pass
     return None

@@ -70,6 +70,7 @@ def _since(device: Device, event_id: int, limit: int) -> dict:
 def _listing(device: Device, place: Listing | None, limit: int) -> dict:
     """Every prompt, newest first; `live` is from before its first page."""
     live = place.live if place else cursors.newest_id()
+    mark = place.mark if place else cursors.mark_of(live)
     rows = _rows(device).order_by("-enqueued_at", "-id")
     if place:
         at = place.enqueued_at
@@ -82,11 +83,11 @@ def _listing(device: Device, place: Listing | None, limit: int) -> dict:
             break
         changes.append(change.told)
     is_all = len(changes) == len(page)
-    live_cursor = cursors.text_of(live)
+    live_cursor = cursors.text_of(live, mark)
     if is_all:
         return _page(changes, [], live_cursor, live_cursor, more=False, reset=place is None)
     last = page[len(changes) - 1]
-    cursor = cursors.text_of_listing(Listing(live, last.enqueued_at, last.pk))
+    cursor = cursors.text_of_listing(Listing(live, mark, last.enqueued_at, last.pk))
     return _page(changes, [], cursor, live_cursor, more=True, reset=place is None)
 
 

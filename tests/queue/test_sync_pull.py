@@ -5,6 +5,7 @@ from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from daemonpulse import sealing
@@ -88,7 +89,7 @@ def test_it_tells_nothing_of_others(phone, bob, node):
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "x", "e.", "e.999999", "e.1.2", "l.1.2", "l.1.-99999999999999999999.00", "é", "e.²"]
+    "cursor", ["", "x", "e.", "e.999999", "e.1.2", "l.1.2", "l.1..-99999999999999999999.00", "é", "e.²"]
 )
 def test_a_cursor_that_is_none_of_ours_begins_anew(phone, alice, cursor):
     prompt = submit(alice)
@@ -198,3 +199,26 @@ def test_a_cursor_of_a_log_that_was_put_back_is_told_as_such(phone, alice):
     assert "rewound" not in phone.pull(page["cursor"])
     assert "rewound" not in phone.pull("")
     assert phone.pull(f"e.{backup}")["reset"] is False, "without a mark, as a poke has it"
+
+
+def test_a_clock_that_was_set_back_makes_no_hole_in_the_log(phone, alice):
+    submit(alice, "before")
+    _, cursor = phone.pull_all()
+    Event.objects.update(at=timezone.now() + timedelta(days=30))
+    set_back = [submit(alice, text).pk for text in ("old", "newest")]
+    Event.objects.filter(subject__in=set_back).update(at=timezone.now() - timedelta(days=8))
+    tidy()
+    assert {"old", "newest"} <= {change["text"] for change in phone.pull_all(cursor)[0]}
+
+
+def test_a_listing_of_a_log_that_was_put_back_begins_anew(phone, alice):
+    prompts = [submit(alice, f"question {n}") for n in range(3)]
+    earlier = transaction.savepoint()
+    for n in range(3):
+        fresh(prompts[0]).edit(text=f"lost {n}")
+    page = phone.pull(limit=1)
+    transaction.savepoint_rollback(earlier)
+    for n in range(4):
+        fresh(prompts[2]).edit(text=f"listed already, and changed {n}")
+    page = phone.pull(page["cursor"])
+    assert (page["reset"], page["rewound"], len(page["changes"])) == (True, True, 3)

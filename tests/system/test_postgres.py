@@ -1,17 +1,11 @@
 """The same code on PostgreSQL: a real server, woken by LISTEN/NOTIFY."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
-from benchmarks.site import free_port
-from tests.conftest import find_postgres, wait_for
+from tests.conftest import wait_for
+from tests.queue.postgres import running_server
 from tests.system.conftest import HERON, OTTER, Installation
 
 pytestmark = pytest.mark.postgres
@@ -19,25 +13,8 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture
 def database_url():
-    """A server of its own on loopback. PostgreSQL refuses to run as root, so root lends it another user."""
-    programs = Path(find_postgres())
-    folder = Path(tempfile.mkdtemp(prefix="daemonpulse-postgres-"))
-    as_user = {}
-    if os.geteuid() == 0:
-        user = next(name for name in ("postgres", "nobody") if any(entry.pw_name == name for entry in pwd.getpwall()))
-        shutil.chown(folder, user)
-        as_user = {"user": user}
-    port = free_port()
-
-    def run(*arguments):
-        subprocess.run([*map(str, arguments)], check=True, cwd=folder, stdout=subprocess.DEVNULL, **as_user)
-
-    run(programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "daemonpulse")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    run(programs / "pg_ctl", "-D", folder / "data", "-o", options, "-l", folder / "log", "-w", "start")
-    yield f"postgres://daemonpulse@127.0.0.1:{port}/postgres"
-    run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "stop")
-    shutil.rmtree(folder)
+    with running_server() as url:
+        yield url
 
 
 def test_it_runs_prompts_and_wakes_at_once_on_postgres(daemon, database_url, monkeypatch):

@@ -8,6 +8,7 @@ from fleet.daemons.errors import Reason
 MAX_TRIES = 5
 FIRST_DELAY_SECONDS = 2.0
 MAX_DELAY_SECONDS = 300.0
+LONGEST = timedelta(seconds=2 * MAX_DELAY_SECONDS)  # no pause is as long, whoever asked for it
 SPREAD = 0.2  # ± this part, so that prompts that failed together do not come back together
 MAX_LOST = 10  # attempts whose worker died: a prompt that kills its worker must end somewhere
 

@@ -70,6 +70,7 @@ def sending_nodes() -> set[int]:
 def tidy() -> None:
     """Remove what nobody reads any more."""
     now = timezone.now()
+    Prompt.wake_late()
     transient = Event.objects.filter(kind__in=Event.TRANSIENT_KINDS, at__lt=now - KEEP_TRANSIENT_EVENTS)
     transient.delete()
     # Only from its beginning: where the clock was set back, old times stand behind new ones, and a device trusts that

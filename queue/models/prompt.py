@@ -1,10 +1,10 @@
 """A prompt: what somebody wants answered by a model, from submission to its end."""
 
 import uuid
-from itertools import pairwise
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
+from django.db.models import Max
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
@@ -156,6 +156,7 @@ class Prompt(Waiting, Running, Mirrored, models.Model):
                 if id is not None and (known := cls._known([id], owner)):
                     return known[0], False
                 prompt = cls._new(owner=owner, model=model, text=text, **({"id": id} if id else {}), **fields)
+                cls._put_last([prompt])
                 prompt.save(force_insert=True)
                 cls._log_submissions([prompt])
         except IntegrityError:  # somebody submitted this id between our look and our insert (PostgreSQL)
@@ -175,8 +176,7 @@ class Prompt(Waiting, Running, Mirrored, models.Model):
             known = {prompt.pk for prompt in cls._known(ids, owner)}
             new = {draft.get("id") or uuid.uuid4(): draft for draft in drafts if draft.get("id") not in known}
             prompts = [cls._new(owner=owner, **draft | {"id": id}) for id, draft in new.items()]
-            for earlier, later in pairwise(prompts):
-                later.position = max(later.position, earlier.position + 1e-6)
+            cls._put_last(prompts)
             cls.objects.bulk_create(prompts)
             cls._log_submissions(prompts)
         return prompts
@@ -194,6 +194,15 @@ class Prompt(Waiting, Running, Mirrored, models.Model):
         now = timezone.now()
         fields = {"enqueued_at": now, "due_at": now, "position": now.timestamp()} | fields
         return cls(owner=owner, lane=Lane.for_model(model), **fields)
+
+    @classmethod
+    def _put_last(cls, prompts: list["Prompt"]) -> None:
+        """In this order behind what waits in their lanes, also where the clock was set back since that came."""
+        lanes = cls.objects.queued().filter(lane__in={prompt.lane_id for prompt in prompts}).order_by()
+        last = dict(lanes.values_list("lane").annotate(Max("position")))
+        for prompt in prompts:
+            prompt.position = max(prompt.position, last.get(prompt.lane_id, 0.0) + 1e-6)
+            last[prompt.lane_id] = prompt.position
 
     @staticmethod
     def _log_submissions(prompts: list["Prompt"]) -> None:

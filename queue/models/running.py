@@ -185,6 +185,13 @@ class Running:
         return self.retry()
 
     @classmethod
+    def wake_late(cls) -> int:
+        """Have those tried at once that wait for longer than any pause is: the clock was set back; returns how many."""
+        now = timezone.now()
+        with writing():
+            return cls.objects.queued().filter(due_at__gt=now + retry.LONGEST).update(due_at=now)
+
+    @classmethod
     def rescue(cls) -> int:
         """Put back what dead workers held (they are gone, or their leases ran out); returns how many."""
         rescued = 0

@@ -89,6 +89,15 @@ def test_it_calls_a_runner_only_when_the_prompt_is_committed(alice, django_captu
     assert call.called
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_what_comes_later_waits_behind_though_the_clock_was_set_back(alice, many):
+    drafts = [{"model": "otter", "text": text} for text in ("one", "two")]
+    first = submit(alice)
+    Prompt.objects.filter(pk=first.pk).update(position=first.position + 100)
+    later = Prompt.submit_many(owner=alice, drafts=drafts) if many else [submit(alice), submit(alice)]
+    assert [row.pk for row in Prompt.objects.order_by("position")] == [first.pk, *(row.pk for row in later)]
+
+
 def test_it_submits_many_in_their_order(alice):
     texts = [f"prompt {number}" for number in range(50)]
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from daemonpulse.models import Event, SignInLink
-from daemonpulse.queue.models import Runner
+from daemonpulse.queue.models import Prompt, Runner
 from daemonpulse.queue.watch import Watch, tidy
 from fleet.models import Command as NodeCommand
 from fleet.models import Node, Sample
@@ -97,6 +97,14 @@ def test_it_tidies_up_now_and_then(alice, node, watch):
     assert not Event.objects.filter(kind="prompt.output").exists()
     assert fresh(attempt).texts()["message"] == "Half"
     assert Event.objects.filter(subject=str(prompt.pk)).count() == 2
+
+
+def test_it_does_not_wait_for_a_clock_that_was_set_back(alice, node):
+    soon, late = submit(alice), submit(alice)
+    Prompt.objects.filter(pk=late.pk).update(due_at=timezone.now() + timedelta(hours=3))
+    Prompt.objects.filter(pk=soon.pk).update(due_at=timezone.now() + timedelta(minutes=5))
+    tidy()
+    assert list(Prompt.objects.due()) == [late]
 
 
 def test_it_removes_only_what_is_old(alice):

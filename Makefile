@@ -8,10 +8,14 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 # order: what runs for long comes first, what drives a browser last (see tests/conftest.py).
 PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test check bench css clean
+.PHONY: run install test check bench css clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/daemonpulse up $(ARGS)
+
+install: $(VENV)/.run
+	@echo "The program is $(BIN)/daemonpulse. To call it daemonpulse everywhere, put a link to it where your shell looks:"
+	@echo "  ln -s '$(CURDIR)/$(BIN)/daemonpulse' ~/.local/bin/"
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
@@ -31,10 +35,12 @@ css:
 	npm run css
 
 $(VENV)/bin/pip:
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making an environment for Python in $(VENV)…"
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(INSTALL) -e .
+	@echo "Installing what DaemonPulse needs into $(VENV); this takes a minute or two, once…"
+	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.check: pyproject.toml constraints.txt | $(VENV)/bin/pip

@@ -20,15 +20,18 @@ LIGHT = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status. Those of LIGHT start without loading Django."""
-    from daemonpulse import paths
+    from daemonpulse import help, paths, program
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "daemonpulse.settings")
     # An agent keeps a folder of its own, and its own option for it.
     if arguments[:1] != ["agent"] and (data_dir := _take_option(arguments, "--data-dir")):
         os.environ[paths.ENVIRONMENT_VARIABLE] = str(Path(data_dir).expanduser().resolve())
-    command = arguments[0] if arguments else "help"
-    if command in {"client", "join", "courier"}:  # their data folder is another one, where none is named
+    command, arguments = _asked(arguments)
+    if command == "help":
+        print(help.text())
+        return 0
+    if command in program.FOR_CLIENTS:  # their data folder is another one, where none is named
         os.environ.setdefault(paths.ROLE_VARIABLE, paths.CLIENT)
     if command not in SERVING:  # a person reads what it says
         os.environ.setdefault("DAEMONPULSE_LOG_LEVEL", "WARNING")
@@ -41,8 +44,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if light := LIGHT.get(command.replace("_", "-")):
         module, _, function = light.partition(":")
-        return getattr(import_module(module), function)(arguments[1:])
-    return _django(["daemonpulse", command.replace("-", "_") if command[0] != "-" else command, *arguments[1:]])
+        return getattr(import_module(module), function)(arguments)
+    return _django(["daemonpulse", command.replace("-", "_") if command[:1] != "-" else command, *arguments])
+
+
+def _asked(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command and its arguments. "help" alone is our list; `help COMMAND` is `COMMAND --help`, and
+    `help --all` Django's list of everything."""
+    command, *rest = arguments or ["help"]
+    if command not in {"help", "--help", "-h"}:
+        return command, rest
+    if rest == ["--all"]:
+        return "--help", []
+    return (rest[0], ["--help"]) if rest else ("help", [])
 
 
 def _take_option(arguments: list[str], name: str) -> str | None:
@@ -83,7 +97,7 @@ def _django(arguments: list[str]) -> int:
     try:
         from django.core.management import execute_from_command_line
 
-        if len(arguments) > 1 and arguments[1] not in UNKEYED:
+        if arguments[1] not in UNKEYED and not {"--help", "-h"} & set(arguments[2:]):
             _check_key()
         _spare_the_collector()
         execute_from_command_line(arguments)
@@ -115,5 +129,7 @@ def _check_key() -> None:
         # SQLite's and PostgreSQL's way to say that there is no such table.
         if "no such table" not in str(error) and not isinstance(error, ProgrammingError):
             raise
-        print("daemonpulse: the database is new; `daemonpulse up` prepares it.", file=sys.stderr)
+        from daemonpulse import program
+
+        print(f"daemonpulse: the database is new; `{program.line('up')}` prepares it.", file=sys.stderr)
         raise SystemExit(2) from error

@@ -4,24 +4,17 @@ Like `daemonpulse up` it starts the others and keeps them running: the pages, an
 """
 
 import argparse
-import json
-import subprocess
 import sys
 
-from daemonpulse import paths
-from daemonpulse.supervisor import CannotStart, Child, Supervisor, say
+from daemonpulse import paths, program, running
+from daemonpulse.supervisor import CannotStart, Child, Supervisor, prepared_by, say, started
 
-DEFAULT_PORT = 8653
 DATABASE = "daemonpulse.sqlite3"
 
 
 def main(argv: list[str]) -> int:
     """Run until told to stop; 0 after a clean stop, 2 when it could not start."""
-    try:
-        return ClientSupervisor(parse(argv)).run()
-    except CannotStart as problem:
-        print(f"daemonpulse: {problem}", file=sys.stderr)
-        return 2
+    return started(ClientSupervisor(parse(argv)))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -29,10 +22,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "daemonpulse client", description="Starts DaemonPulse as a client of a server elsewhere: pages and delivery."
     )
     parser.add_argument("--server", help="the server's address, such as https://box.local:8643")
-    parser.add_argument("--pair", metavar="CODE", help="the code that the server shows under Devices; needed once")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="of the pages, on this machine only")
+    parser.add_argument(
+        "--pair", metavar="CODE", help="the code that the server shows: Settings → Your devices; needed once"
+    )
+    parser.add_argument("--port", type=int, default=running.CLIENT_PORT, help="of the pages, on this machine only")
     parser.add_argument("--data-dir", help=f"data folder (default: {paths.data_dir()})")
-    parser.add_argument("--name", default="", help="what this computer is called there (default: its own name)")
+    parser.add_argument(
+        "--name", default="", help="what this computer is called there (default: as before, else its own name)"
+    )
     parser.add_argument("--ca", default="", metavar="FILE", help="the CA certificate to trust, and no other")
     parser.add_argument("--fingerprint", default="", metavar="HEX", help="fetch the CA that has this SHA-256")
     options = parser.parse_args(argv)
@@ -47,8 +44,8 @@ class ClientSupervisor(Supervisor):
         folder = paths.data_dir()
         if (folder / DATABASE).exists() and not paths.is_client(folder):
             raise CannotStart(
-                f"{folder} is a server's data folder. Start that with `daemonpulse up`, or choose another one for the "
-                "client with --data-dir."
+                f"{folder} is a server's data folder. Start that with `{program.line('up')}`, or choose another one "
+                "for the client with --data-dir."
             )
 
     def prepare(self) -> dict:
@@ -58,10 +55,7 @@ class ClientSupervisor(Supervisor):
         for name in ("server", "pair", "name", "ca", "fingerprint"):
             if value := getattr(self.options, name):
                 argv += [f"--{name}={value}"]
-        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True)  # noqa: S603
-        if done.returncode:
-            raise CannotStart("It could not be prepared; the message above says why.")
-        return json.loads(done.stdout.splitlines()[-1])
+        return prepared_by(argv)
 
     def plan(self, prepared: dict) -> list[Child]:
         me = [sys.executable, "-m", "daemonpulse"]
@@ -76,11 +70,12 @@ class ClientSupervisor(Supervisor):
         if prepared["link"]:
             say(f"  Sign in, once and within the hour:  {self.url}/sign-in/{prepared['link']}/\n")
         else:
-            say(f"  For a new sign-in link:  daemonpulse sign-in-link --data-dir {paths.data_dir()}\n")
+            say(f"  For a new sign-in link:  {program.line('sign-in-link')}\n")
         if server := prepared["server"]:
             say(f"  Its server: {server['name']} at {server['url']}")
             if server["is_sealed_only"]:
                 say("  Without TLS: what you write is sealed all the same; that you talk to it can be seen.")
         else:
-            say("  It has no server yet. Pair it:  daemonpulse client --server https://… --pair CODE")
+            pairing = program.line("join", "--server", "https://…", "--pair", "CODE")
+            say(f"  It has no server yet. Pair it, on its page or in another terminal:  {pairing}")
         say(f"  Data folder: {paths.data_dir()}    Ctrl-C stops everything.\n")

@@ -1,6 +1,7 @@
 """Input of the project's own pages."""
 
 from django import forms
+from django.conf import settings
 from django.contrib.auth.forms import AuthenticationForm
 from django.core.exceptions import ValidationError
 
@@ -25,10 +26,15 @@ class SignInForm(AuthenticationForm):
             raise
 
 
+def _scopes() -> list[tuple[str, str]]:
+    """What a token can be good for here: a client has no models of its own to load."""
+    return [choice for choice in Scope.choices if choice[0] != Scope.OPERATE or not settings.IS_CLIENT]
+
+
 class TokenForm(forms.Form):
     name = forms.CharField(max_length=80, help_text="What will use it, such as “backup script”.")
     scopes = forms.MultipleChoiceField(
-        choices=Scope.choices, initial=[Scope.READ, Scope.WRITE], widget=forms.CheckboxSelectMultiple, label="May"
+        choices=_scopes, initial=[Scope.READ, Scope.WRITE], widget=forms.CheckboxSelectMultiple, label="May"
     )
     days = forms.IntegerField(
         min_value=1, max_value=3650, required=False, label="Valid for", help_text="In days. Empty: until revoked."

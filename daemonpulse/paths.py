@@ -15,9 +15,13 @@ def data_dir() -> Path:
     """The data folder: DAEMONPULSE_DATA_DIR, else `daemonpulse` in the user's data folder (XDG)."""
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(chosen).expanduser().resolve()
+    return default_dir(os.environ.get(ROLE_VARIABLE, ""))
+
+
+def default_dir(role: str) -> Path:
+    """The data folder where none is chosen; `role`: CLIENT or ""."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    name = "daemonpulse-client" if os.environ.get(ROLE_VARIABLE) == CLIENT else "daemonpulse"
-    return (Path(base) / name).resolve()
+    return (Path(base) / ("daemonpulse-client" if role == CLIENT else "daemonpulse")).resolve()
 
 
 def is_client(folder: Path) -> bool:

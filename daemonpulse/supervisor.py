@@ -5,7 +5,6 @@ This process stays small (no Django): it starts the others, starts a crashed one
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -13,25 +12,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemonpulse import lifeline, paths
+from daemonpulse import lifeline, paths, program, running
 from daemonpulse.addresses import is_loopback
 from daemonpulse.own_names import facing_address, local_name
 
-DEFAULT_PORT, DEFAULT_TLS_PORT = 8642, 8643
 EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared
 STOP_SECONDS = 6.0  # what a process has to end by itself; then it is killed
 POLL_SECONDS = 0.1
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 STEADY_SECONDS = 60.0  # a process that lived this long starts again without delay
 START_SECONDS = 60.0
+NEARBY_PORTS = 100  # that are tried to suggest one which is free
+ALREADY_SAID = 2  # the status of a command that has told a person what is wrong
 
 
 class CannotStart(Exception):
-    """What is wrong and what to do about it, in one message."""
+    """What is wrong and what to do about it, in one message; empty where another process has said it."""
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Child:
     back_off: float = FIRST_BACKOFF_SECONDS
 
     def start(self) -> None:
-        environment = os.environ | self.environment | {lifeline.PARENT_VARIABLE: str(os.getpid())}
+        told = program.hand_on() | {lifeline.PARENT_VARIABLE: str(os.getpid())}
+        environment = os.environ | self.environment | told
         self.started_at = time.monotonic()
         # A session of its own: Ctrl-C reaches this process only, and the whole group can be ended at once.
         self.process = subprocess.Popen(self.argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
@@ -87,18 +88,23 @@ def say(text: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Run until told to stop; 0 after a clean stop, 2 when it could not start."""
-    options = parse(argv)
+    return started(Supervisor(parse(argv)))
+
+
+def started(supervisor: "Supervisor") -> int:
+    """Run it; 2 when it could not start, which is then said."""
     try:
-        return Supervisor(options).run()
+        return supervisor.run()
     except CannotStart as problem:
-        print(f"daemonpulse: {problem}", file=sys.stderr)
+        if str(problem):
+            print(f"daemonpulse: {problem}", file=sys.stderr)
         return 2
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("daemonpulse up", description="Starts DaemonPulse: web and worker.")
     parser.add_argument("--host", help="address to serve (default: this machine only; with --tls every network)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--port", type=int, default=running.SERVER_PORT)
     parser.add_argument("--data-dir", help=f"data folder (default: {paths.data_dir()})")
     parser.add_argument("--no-simulator", action="store_true", help="never start the simulated daemon")
     parser.add_argument(
@@ -117,7 +123,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="serve other devices by TLS, with certificates as `daemonpulse certs` makes them; this machine itself is "
         "served without TLS as well, on 127.0.0.1",
     )  # fmt: skip
-    parser.add_argument("--tls-port", type=int, default=DEFAULT_TLS_PORT)
+    parser.add_argument("--tls-port", type=int, default=running.SERVER_TLS_PORT)
     return with_hosts(parser.parse_args(argv))
 
 
@@ -145,10 +151,11 @@ class Supervisor:
         check_address(self.options.host, self.options.insecure_lan)  # 1
         self.check_role()
         lock = lock_data_dir(paths.data_dir())
-        check_port(self.options.host, self.options.port)
+        others = {self.options.tls_port} if self.options.tls else set()
+        check_port(self.options.host, self.options.port, others=others)
         names = allowed_hosts(self.options.host)
         if self.options.tls:
-            check_port(self.options.tls_host, self.options.tls_port, "--tls-port", self.options.port)
+            check_port(self.options.tls_host, self.options.tls_port, "--tls-port", others={self.options.port})
             names += certified_names(self.options.tls_host)
         os.environ["DAEMONPULSE_ALLOWED_HOSTS"] = ",".join(dict.fromkeys(names))
         os.environ["DAEMONPULSE_TLS_URLS"] = ",".join(self.tls_urls)
@@ -157,23 +164,24 @@ class Supervisor:
             signal.signal(number, self.told)
         prepared = self.prepare()  # 2
         self.children = self.plan(prepared)
-        for child in self.children:  # 3
-            child.start()
-        if self.wait_until(self.answers):
-            self.welcome(prepared)
-        while not self.is_told:  # 4
-            for child in self.children:
-                child.keep_running()
-            time.sleep(POLL_SECONDS)
-        self.stop_all()  # 5
+        with running.noted(self.where, paths.data_dir()):
+            for child in self.children:  # 3
+                child.start()
+            if self.wait_until(self.answers):
+                self.welcome(prepared)
+            while not self.is_told:  # 4
+                for child in self.children:
+                    child.keep_running()
+                time.sleep(POLL_SECONDS)
+            self.stop_all()  # 5
         lock.close()
         return 0
 
     def check_role(self) -> None:
         if paths.is_client(paths.data_dir()):
             raise CannotStart(
-                f"{paths.data_dir()} is a client's data folder. Start it with `daemonpulse client`, or choose another "
-                "one with --data-dir."
+                f"{paths.data_dir()} is a client's data folder. Start it with `{program.line('client')}`, or choose "
+                "another one with --data-dir."
             )
 
     def told(self, number, frame) -> None:
@@ -194,6 +202,16 @@ class Supervisor:
             for name in (names_for_others() if host in EVERYWHERE else [host])
         ]
 
+    @property
+    def where(self) -> running.Running:
+        """What commands are told of it while it runs."""
+        others = self.tls_urls
+        if not others and self.options.host in EVERYWHERE:
+            others = [f"http://{bracketed(name)}:{self.options.port}" for name in names_for_others()]
+        elif not others and not is_loopback(self.options.host):
+            others = [self.url]
+        return running.Running(self.url, tuple(others), has_tls=bool(self.options.tls))
+
     def prepare(self) -> dict:
         simulator_port = free_port()
         return prepare(simulator_port, self.options) | {"simulator_port": simulator_port}
@@ -201,7 +219,7 @@ class Supervisor:
     def welcome(self, prepared: dict) -> None:
         welcome(self.url, self.tls_urls, prepared)
         if self.options.no_worker:
-            say("  Nothing executes prompts here; they wait for `daemonpulse worker`.\n")
+            say(f"  Nothing executes prompts here; they wait for `{program.line('worker')}`.\n")
 
     def plan(self, prepared: dict) -> list[Child]:
         me = [sys.executable, "-m", "daemonpulse"]
@@ -312,20 +330,30 @@ def lock_data_dir(folder: Path):
     return lock
 
 
-def check_port(host: str, port: int, option: str = "--port", other: int | None = None) -> None:
-    """`other` is a port that is spoken for."""
+def check_port(host: str, port: int, option: str = "--port", others: Collection[int] = ()) -> None:
+    """`others` are ports that are spoken for."""
+    if problem := _problem_of(host, port, others):
+        nearby = range(port + 1, min(port + 1 + NEARBY_PORTS, 65536))
+        free = next((each for each in nearby if not _problem_of(host, each, others)), None)
+        instance = f", for instance {option} {free}" if free else ""
+        raise CannotStart(
+            f"Port {port} on {host} cannot be used ({problem}). Choose another one with {option}{instance}."
+        )
+
+
+def _problem_of(host: str, port: int, others: Collection[int]) -> str:
+    if port in others:
+        return "plain HTTP and TLS need one each"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            if port == other:
-                raise OSError(errno.EADDRINUSE, "plain HTTP has it")
             probe.bind((host, port))
         except OSError as error:
-            raise CannotStart(
-                f"Port {port} on {host} cannot be used ({error.strerror}). Choose another one with {option}, for "
-                f"instance {option} {port + 1}."
-            ) from error
+            return error.strerror or str(error)
+        except OverflowError:
+            return "ports end at 65535"
+    return ""
 
 
 def free_port() -> int:
@@ -352,7 +380,14 @@ def prepare(simulator_port: int, options: argparse.Namespace) -> dict:
     argv = [sys.executable, "-m", "daemonpulse", "prepare", "--simulator-port", str(simulator_port)]
     argv += ["--no-simulator"] if options.no_simulator else []
     argv += ["--start-daemon"] if options.start_daemon else []
+    return prepared_by(argv)
+
+
+def prepared_by(argv: list[str]) -> dict:
+    """What a command says in the last line of its output, in JSON. Raises CannotStart."""
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True)  # noqa: S603
+    if done.returncode == ALREADY_SAID:
+        raise CannotStart
     if done.returncode:
         raise CannotStart("It could not be prepared; the message above says why.")
     return json.loads(done.stdout.splitlines()[-1])
@@ -366,7 +401,7 @@ def welcome(url: str, tls_urls: list[str], prepared: dict) -> None:
     if prepared["link"]:
         say(f"  Sign in, once and within the hour:  {url}/sign-in/{prepared['link']}/\n")
     else:
-        say("  For a new sign-in link:  daemonpulse sign-in-link\n")
+        say(f"  For a new sign-in link:  {program.line('sign-in-link')}\n")
     if prepared["simulate"]:
         if prepared["is_installed"]:
             say("  LM Studio is installed here, but its server is down. Until it runs, a simulated one stands in.")

@@ -9,7 +9,7 @@ from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from . import snapshot
-from .models import Attempt, Lane, Prompt
+from .models import Attempt, Lane, Prompt, Runner
 from .scheduling import plan
 from .situation import DEFAULT_SLOTS, Plan, Why, slots
 from .states import State
@@ -52,10 +52,17 @@ class LaneStatus:
     failed: int = 0
     own_waiting: int = 0
     slots: int = DEFAULT_SLOTS
+    is_executed: bool = True
     why: str = ""
     blocker: str = ""
     running_rows: list[Row] = field(default_factory=list)
     waiting_rows: list[Row] = field(default_factory=list)
+
+    def wait_of(self, prompt: Prompt, place: int) -> timedelta | None:
+        """How long until it starts; None when nobody can say: nothing executes, or the lane waits for something."""
+        if not self.is_executed or (self.why and not self.running):
+            return None
+        return prompt.expected_wait(place, self.slots)
 
     @property
     def more_waiting(self) -> int:
@@ -85,7 +92,8 @@ def lane_statuses(user) -> list[LaneStatus]:
 def outlooks(lanes: list[Lane]) -> dict[int, LaneStatus]:
     """lane id → its slots and what it waits for, without counts and rows."""
     decided, lane_slots = (Plan(), {}) if settings.IS_CLIENT else _plan_and_slots()
-    statuses = {lane.pk: LaneStatus(lane) for lane in lanes}
+    is_executed = Runner.has_worker()
+    statuses = {lane.pk: LaneStatus(lane, is_executed=is_executed) for lane in lanes}
     for lane_id, status in statuses.items():
         status.slots = lane_slots.get(lane_id, status.lane.limit or DEFAULT_SLOTS)
         if lane_id in decided.why:
@@ -145,5 +153,5 @@ def _fill_rows(statuses: dict[int, LaneStatus], user) -> None:
         prompt = prompts.get(pk)
         if prompt and (status := statuses.get(prompt.lane_id)):
             prompt.lane = status.lane
-            wait = prompt.expected_wait(place, status.slots) if not status.why or status.running else None
+            wait = status.wait_of(prompt, place)
             status.waiting_rows.append(Row(prompt, prompt.owner_id == user.pk, place, wait))

@@ -3,6 +3,7 @@
 import asyncio
 from typing import NamedTuple
 
+from django.conf import settings
 from django.template.loader import render_to_string
 
 from daemonpulse.consumers import NOT_FOUND, LiveConsumer, RefreshingConsumer, in_thread
@@ -33,7 +34,9 @@ class PromptConsumer(LiveConsumer):
         self.in_order = asyncio.Lock()
         if not await in_thread(Prompt.objects.of(self.user).filter(pk=self.prompt_id).exists)():
             return None
-        return [f"prompt.{self.prompt_id}", "all.prompt", "all.lane", "all.node"]
+        # What a client's page says of a waiting prompt depends on its server.
+        where = ["all.remote"] if settings.IS_CLIENT else []
+        return [f"prompt.{self.prompt_id}", "all.prompt", "all.lane", "all.node", *where]
 
     async def disconnect(self, code):
         await super().disconnect(code)

@@ -18,7 +18,7 @@ Kind = Mutation.Kind
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_output_tokens", "reasoning")
 # Where the verb would do something, as far as we know; the server decides.
 IS_POSSIBLE = {
-    Kind.EDIT: lambda prompt: prompt.is_queued,
+    Kind.EDIT: lambda prompt: prompt.is_queued and Kind.CANCEL not in prompt.carried,
     Kind.CANCEL: lambda prompt: prompt.can_cancel,
     Kind.RETRY: lambda prompt: prompt.can_retry,
     Kind.DELETE: lambda prompt: True,
@@ -36,7 +36,10 @@ def carried(kind: Kind):
             pk = prompt.pk  # a deleted prompt has none
             with writing():
                 if is_there(pk):
-                    return _put(prompt, kind, fields)
+                    is_put = _put(prompt, kind, fields)
+                    if is_put and kind == Kind.EDIT and not Mirror.objects.filter(prompt=pk).exists():
+                        verb(prompt, **fields)  # no server has told of it, so what it will be is shown
+                    return is_put
                 has_won = verb(prompt, **fields)
                 if has_won is not False:
                     _settle(prompt, pk, kind)
@@ -106,6 +109,33 @@ def discard(refused: Mutation, prompt) -> None:
         refused.delete()
         if prompt is not None:
             record("prompt.carried", prompt.pk, owner_id=prompt.owner_id, lane=prompt.lane_id)
+
+
+def take_back(mutations: list[Mutation]) -> None:
+    """These were in a push of which nothing was sent, so they were not tried. What a person has asked of a new prompt
+    meanwhile is done here, as if it had never been in one."""
+    with writing():
+        Mutation.objects.filter(pk__in=[one.pk for one in mutations]).update(is_tried=False)
+        prompts = Mutation.prompt.get_queryset().select_related("lane").in_bulk([one.prompt_id for one in mutations])
+        for one in mutations:
+            prompt = prompts.get(one.prompt_id)
+            if one.is_submit and not is_there(one.prompt_id):
+                _merge(one, prompt)
+            if prompt is not None:
+                record("prompt.carried", prompt.pk, owner_id=prompt.owner_id, lane=prompt.lane_id)
+
+
+def _merge(submit: Mutation, prompt) -> None:
+    """What came after an unsent submit becomes part of it. `prompt` is None where it was deleted."""
+    later = Mutation.objects.filter(prompt=submit.prompt_id, is_refused=False).exclude(pk=submit.pk)
+    kinds = set(later.values_list("kind", flat=True))
+    if prompt is None:
+        Mutation.objects.filter(prompt=submit.prompt_id).delete()
+    elif Kind.CANCEL in kinds:
+        prompt.cancel()
+    elif Kind.EDIT in kinds:
+        later.delete()
+        Mutation.objects.filter(pk=submit.pk).update(fields_json=json.dumps(submission(prompt)))
 
 
 def _put(prompt, kind: Kind, fields: dict) -> bool:

@@ -26,19 +26,26 @@ def prompt_context(prompt: Prompt) -> dict:
         earlier = earlier.exclude(pk=attempt.pk)
     return {
         "prompt": prompt,
+        "model_name": _name_of(prompt.model),
         "attempt": attempt,
         "earlier_attempts": list(earlier),
         "reasoning": reasoning,
         "answer": answer,
         "answer_html": "" if is_streaming else render(answer),
         "place": place,
-        "wait": prompt.expected_wait(place, status.slots) if status and place else None,
+        "wait": status.wait_of(prompt, place) if status and place else None,
         "why": status.why if status else "",
         "blocker": status.blocker if status else "",
         "reasoning_tokens": attempt.reasoning_tokens_so_far() if is_streaming and reasoning else 0,
         "position": position,
         "seen": f"{prompt.state}.{prompt.attempt_number}.{len(reasoning)}.{len(answer)}.{place}.{prompt.reason}",
     } | (_carriage(prompt) if is_client else {"is_executing": not prompt.is_queued or Runner.has_worker()})
+
+
+def _name_of(key: str) -> str:
+    """What a model is called where it is known; else its key."""
+    known = RemoteModel if settings.IS_CLIENT else Model
+    return known.objects.filter(key=key).order_by("pk").values_list("name", flat=True).first() or key
 
 
 def _carriage(prompt: Prompt) -> dict:

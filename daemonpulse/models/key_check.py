@@ -3,6 +3,7 @@
 from django.db import DatabaseError, models, transaction
 from django_cryptography.fields import encrypt
 
+from daemonpulse import program
 from daemonpulse.keys import KeyProblem
 
 KNOWN = "daemonpulse"
@@ -25,15 +26,17 @@ class KeyCheck(models.Model):
             except DatabaseError:
                 raise
             except Exception as error:  # the field's library raises several kinds for a wrong key
-                raise KeyProblem(WRONG_KEY) from error
+                raise KeyProblem(wrong_key()) from error
             if not fits:
-                raise KeyProblem(WRONG_KEY)
+                raise KeyProblem(wrong_key())
             if row is None:
                 cls.objects.create()
 
 
-WRONG_KEY = (
-    "The key does not fit this database: it was written with another one. Put back the key file that belongs "
-    "to it (secret.key beside the database, or DAEMONPULSE_KEY). If a key rotation was interrupted, run "
-    "`daemonpulse rotate-key --finish`. Nothing was changed."
-)
+def wrong_key() -> str:
+    """What happened and what to do."""
+    return (
+        "The key does not fit this database: it was written with another one. Put back the key file that belongs "
+        "to it (secret.key beside the database, or DAEMONPULSE_KEY). If a key rotation was interrupted, run "
+        f"`{program.line('rotate-key', '--finish')}`. Nothing was changed."
+    )

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemonpulse import __version__
+from daemonpulse import __version__, program
 from daemonpulse.addresses import is_loopback
 from fleet.agent import tls
 from fleet.agent.keys import AgentKey
@@ -104,5 +104,5 @@ def _doors(reactor, key: AgentKey, folder: Path, place: LMStudioPlace):
 
 def welcome(url: str, folder: Path) -> None:
     print(f"DaemonPulse agent listening on {url}", flush=True)
-    print(f"To add this machine: `daemonpulse agent key --data-dir {folder}` prints its key.", flush=True)
+    print(f"To add this machine: `{program.name()} agent key --data-dir {folder}` prints its key.", flush=True)
     print("Give address and key to DaemonPulse on its Fleet page. Ctrl-C ends the agent.", flush=True)

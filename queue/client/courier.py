@@ -24,6 +24,7 @@ FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0  # between tries to deliver
 RECONNECT_SECONDS, MOST_RECONNECT_SECONDS = 0.5, 30.0
 PROBE_SECONDS = 3.0  # how often a server that is gone is looked for
 PRESENCE_TIMEOUT = (1.5, 3)  # of the call that tells a lost socket from a lost server
+LOOK_SECONDS = 6.0  # a server does not poke when execution stops or starts there
 MODELS_SECONDS = 60.0
 REST_SECONDS = 30.0  # without a call somebody looks all the same
 ALONE_SECONDS = 10.0  # the same while the socket cannot be opened: nobody pokes then
@@ -60,7 +61,7 @@ class Courier:
         self.socket: ServerSocket | None = None
         self.numbers: Numbers | None = None
         self.failures = 0
-        self.models_at = self.shut_out_at = NEVER
+        self.looked_at = self.models_at = self.shut_out_at = NEVER
         self.not_before = 0.0  # the server asked for that
 
     async def run(self) -> None:
@@ -117,7 +118,8 @@ class Courier:
             self.delivery = None
             return REST_SECONDS
         if self.delivery is None or self.delivery.device != remote.device:
-            self.delivery, self.models_at, self.failures = Delivery(remote, self.numbers_of(remote)), NEVER, 0
+            self.delivery, self.failures = Delivery(remote, self.numbers_of(remote)), 0
+            self.looked_at = self.models_at = NEVER
         try:
             self._work(self.delivery, remote)
         except Superseded:
@@ -128,7 +130,7 @@ class Courier:
         if self.numbers_of(remote).are_anothers_too:
             Remote.warn(remote.device, "copied", COPIED)
             self.numbers_of(remote).jumped_at.clear()  # whoever has seen it is told again when it goes on
-        return REST_SECONDS if self.is_poked else ALONE_SECONDS
+        return LOOK_SECONDS if self.is_poked else ALONE_SECONDS
 
     @property
     def is_poked(self) -> bool:
@@ -149,16 +151,20 @@ class Courier:
         return True
 
     def _work(self, delivery: Delivery, remote: Remote) -> None:
+        """1. Look how the server is; after a failure first of all, so that nothing counts as sent to one that is gone.
+        2. Its models. 3. The outbox and the changes."""
         if remote.is_leaving:
             delivery.leave()
             return
-        has_worked = False
-        if time.monotonic() - self.models_at > (MODELS_SECONDS if self.is_poked else ALONE_SECONDS / 2):
+        now, has_worked = time.monotonic(), False
+        if self.failures or now - self.looked_at > LOOK_SECONDS / 2:  # 1
             delivery.ping()
+            self.looked_at = now
+        if now - self.models_at > (MODELS_SECONDS if self.is_poked else ALONE_SECONDS / 2):  # 2
             delivery.models()
-            self.models_at = time.monotonic()
+            self.models_at = now
             has_worked = True
-        while delivery.step():
+        while delivery.step():  # 3
             has_worked = True
         if has_worked:
             delivery.note_done()

@@ -8,6 +8,7 @@ from django.utils import timezone
 from daemonpulse.models.event import record, writing
 
 from ..models import Mirror, Mutation, Prompt, Remote, RemoteModel
+from ..outbox import take_back
 from .line import CallFailed, Line, Numbers
 
 PAGE = 100  # prompts in a pull: taken over in one transaction, which nobody else can write beside
@@ -75,6 +76,8 @@ class Delivery:
         try:
             told = self.line.call("push", {"mutations": [one.as_json() for one in mutations]})
         except CallFailed as failure:
+            if failure.is_unsent:
+                take_back([one for one in mutations if not one.is_tried])
             if failure.code not in TOO_MUCH:
                 raise
             self._send_less(mutations, failure)
@@ -84,7 +87,7 @@ class Delivery:
         return True
 
     def _begin_push(self) -> list[Mutation]:
-        """The next mutations; from now on they are never altered."""
+        """The next mutations, as they were; from now on they are never altered, unless nothing is sent."""
         with writing():
             limits = self.remote().limits
             count = self.most or min(limits.get("mutations", MOST_MUTATIONS), MOST_MUTATIONS)
@@ -203,9 +206,10 @@ class Delivery:
         limits = {name: value for name, value in told["limits"].items() if isinstance(value, int)}
         there = {"is_working": bool(told["is_working"]), "limits": limits, "server_name": told["server"]["name"][:120]}
         before = self.remote()
+        there["device_name"] = str((told.get("device") or {}).get("name") or before.device_name)[:80]
         self.is_behind |= told["cursor"] != before.cursor
-        is_news = there != {name: getattr(before, name) for name in there}
-        Remote.note(self.device, is_news=is_news, **there)
+        if there != {name: getattr(before, name) for name in there}:
+            Remote.note(self.device, **there)
 
     def models(self) -> None:
         RemoteModel.replace(self.line.call("models", {})["models"])
@@ -216,7 +220,7 @@ class Delivery:
             self.line.call("leave", {})
             text = "This client has left the server."
         except CallFailed as failure:
-            text = "This client has left. The server was not told; remove the device there under Devices."
+            text = "This client has left. The server was not told; revoke it there under Settings → Your devices."
             if failure.code in {"revoked", "unknown_token", "expired"}:
                 text = "This client has left the server."
         Remote.forget(self.device, text)

@@ -1,7 +1,5 @@
 """Input of the client's own pages."""
 
-import socket
-
 from django import forms
 
 
@@ -17,7 +15,7 @@ class PairForm(forms.Form):
         max_length=20, label="Code", widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "K7QM-2XPA"})
     )
     name = forms.CharField(
-        max_length=80, required=False, label="Call this computer", initial=socket.gethostname,
+        max_length=80, required=False, label="Call this computer",
         help_text="So that you know it in the server’s list of devices.",
     )  # fmt: skip
     fingerprint = forms.CharField(

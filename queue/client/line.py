@@ -1,5 +1,6 @@
 """One call to the server and its answer, sealed both ways (docs/sync.md, "Sealing" and "Errors")."""
 
+import io
 import json
 import re
 import time
@@ -24,11 +25,13 @@ GONE = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEW
 
 
 class CallFailed(Exception):
-    """A call had no result. `code`: the server's own, or gone, certificate, not_understood. `told`: its whole error."""
+    """A call had no result. `code`: the server's own, or gone, certificate, not_understood. `told`: its whole error.
+    `is_unsent`: there was not even a connection, so nobody has heard of it."""
 
-    def __init__(self, code: str, message: str, status: int = 0, told: dict | None = None):
+    def __init__(self, code: str, message: str, status: int = 0, told: dict | None = None, *, is_unsent: bool = False):
         super().__init__(code)
         self.code, self.message, self.status, self.told = code, message, status, told or {}
+        self.is_unsent = is_unsent
 
 
 class Numbers:
@@ -70,10 +73,11 @@ class Line:
 
     def call(self, use: str, body: dict, seconds=SECONDS) -> dict:
         """The answer's body. Raises CallFailed. A number that was used already is replaced."""
-        for _ in range(MOST_TRIES):
+        for turn in range(MOST_TRIES):
             try:
                 return self._call(use, body, seconds)
             except CallFailed as failure:
+                failure.is_unsent &= turn == 0
                 if failure.code != "replayed" or not isinstance(failure.told.get("seen"), int):
                     raise
                 self.numbers.go_on_after(failure.told["seen"])
@@ -107,19 +111,30 @@ class Line:
         return as_object(opened)
 
 
+class Body(io.BytesIO):
+    """What is sent. It is read from once there is a connection, over TLS one that is trusted."""
+
+    is_begun = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.is_begun = True
+        return super().read(size)
+
+
 def post(session: requests.Session, url: str, body: bytes, headers: dict, seconds) -> tuple[int, str, bytes]:
     """(status, content type, body). Raises CallFailed when nothing, or somebody else, answers."""
+    sent = Body(body)
     try:
         with session.post(
-            url, data=body, headers=headers, timeout=seconds, stream=True, allow_redirects=False
+            url, data=sent, headers=headers, timeout=seconds, stream=True, allow_redirects=False
         ) as answer:
             content = answer.raw.read(MAX_ANSWER + 1, decode_content=True)
             kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
             status = answer.status_code
-    except requests.exceptions.SSLError as error:
-        raise CallFailed("certificate", trust.WRONG_CERTIFICATE) from error
     except (requests.RequestException, OSError, ValueError) as error:
-        raise CallFailed("gone", "The server does not answer.") from error
+        if isinstance(error, requests.exceptions.SSLError) and not sent.is_begun:
+            raise CallFailed("certificate", trust.WRONG_CERTIFICATE, is_unsent=True) from error
+        raise CallFailed("gone", "The server does not answer.", is_unsent=not sent.is_begun) from error
     except Exception as error:  # urllib3's own, where it reads a body
         if type(error).__module__.partition(".")[0] != "urllib3":
             raise

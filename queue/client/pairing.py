@@ -26,11 +26,17 @@ def pair(owner: User, server: str, code: str, *, name: str = "", ca_file: str = 
     try:
         url = trust.origin(server)
         ca_certificate = _ca(url, ca_file, fingerprint)
-        return _pair(owner, url, code, (name or socket.gethostname())[:80], ca_certificate)
+        return _pair(owner, url, code, (name or own_name())[:80], ca_certificate)
     except (trust.NotTrusted, ValueError) as error:
         raise CannotPair(str(error)) from error
     except (CallFailed, requests.RequestException) as error:
         raise CannotPair(_words(error, server)) from error
+
+
+def own_name() -> str:
+    """What this computer is called on its server, as that last told; before, what it calls itself."""
+    remote = Remote.current()
+    return (remote.device_name if remote else "") or socket.gethostname()
 
 
 def _words(error: Exception, server: str) -> str:

@@ -13,7 +13,7 @@ from daemonpulse import sealing
 from daemonpulse.consumers import in_thread
 
 from ..models import Prompt, Remote
-from ..models.mirrored import take_pieces
+from ..models.mirrored import take_pieces, take_progress
 from ..states import State
 from . import trust
 from .delivery import pending
@@ -95,6 +95,8 @@ class ServerSocket:
                     self.on_news()
                 case "piece":
                     self.pieces.append(frame)
+                case "progress":
+                    await in_thread(take_progress)(frame)
                 case "error" if isinstance(seen := (frame.get("error") or {}).get("seen"), int):
                     await in_thread(self.line.numbers.go_on_after)(seen)
                 case "ping":

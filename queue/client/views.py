@@ -9,7 +9,7 @@ from django.views.decorators.http import require_POST
 from ..models import Mutation, Prompt, Remote
 from ..outbox import discard, send_again
 from .forms import PairForm
-from .pairing import CannotPair, pair
+from .pairing import CannotPair, own_name, pair
 
 
 def only_client(view):
@@ -24,7 +24,7 @@ def only_client(view):
 @only_client
 def server_pairing(request):
     remote = Remote.current()
-    form = PairForm(request.POST or None, initial={"server": remote.url if remote else ""})
+    form = PairForm(request.POST or None, initial={"server": remote.url if remote else "", "name": own_name()})
     if request.method == "POST" and form.is_valid():
         told = form.cleaned_data
         try:

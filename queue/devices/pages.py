@@ -20,13 +20,15 @@ def devices_context(user) -> dict:
 
 
 def pairing_context(user, pk: int) -> dict:
-    """What became of a code: `device` is what was paired with it; `is_over` when it pairs nothing any more."""
+    """What became of a code: `device` is what was paired with it; `is_over` when it pairs nothing any more. `earlier`:
+    devices that are away and may be the same one, paired before."""
     code = PairingCode.objects.filter(owner=user, pk=pk).first()  # a newer one replaces it
     is_over = code is None or code.expires_at <= timezone.now()
     device = None
     if code is not None and code.used_at is not None:
         device = Device.objects.of(user).filter(paired_at__gte=code.used_at).order_by("paired_at").first()
-    return {"device": device, "is_over": is_over}
+    earlier = [other for other in device.namesakes() if not other.is_online] if device else []
+    return {"device": device, "is_over": is_over, "earlier": earlier}
 
 
 def origin_of(request) -> str:

@@ -18,7 +18,11 @@ class Offer:
     @property
     def shown(self) -> str:
         """In two groups, which is how people read it out."""
-        return f"{self.code[:4]}-{self.code[4:]}"
+        return "-".join(self.groups)
+
+    @property
+    def groups(self) -> tuple[str, str]:
+        return self.code[:4], self.code[4:]
 
     @property
     def is_secure(self) -> bool:
@@ -32,10 +36,10 @@ class Offer:
 
     @property
     def line(self) -> str:
-        """What a terminal is told."""
+        """What a terminal is told, in DaemonPulse's folder on the other computer: `make install` puts it into .venv."""
         fingerprint = self._fingerprint()
         trust = f" --fingerprint {fingerprint}" if fingerprint else ""
-        return f"daemonpulse client --server {self.origin} --pair {self.shown}{trust}"
+        return f"make install && .venv/bin/daemonpulse client --server {self.origin} --pair {self.shown}{trust}"
 
     @property
     def image(self) -> str:

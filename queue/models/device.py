@@ -1,5 +1,6 @@
 """Paired devices: who they are, how they show it, when they were heard of, and what they had done."""
 
+import itertools
 import re
 import secrets
 import uuid
@@ -17,6 +18,8 @@ SILENT = timedelta(seconds=28)  # not heard of for so long: away (a ping every 2
 UNSEEN = timedelta(days=365)  # then it has to be paired again
 CODE_LIFETIME = timedelta(minutes=5)
 CODE_LENGTH = 8
+MAX_NAME = 80  # characters
+NUMBER = re.compile(r" \d+$")
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
 SAME = str.maketrans("ILO", "110")  # what people read or type instead
 WINDOW = 63  # bits: the highest number and the 62 below it, which may still come when requests overtake each other
@@ -57,7 +60,7 @@ class Device(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="devices")
-    name = models.CharField(max_length=80)
+    name = models.CharField(max_length=MAX_NAME)
     kind = models.CharField(max_length=20, choices=Kind)
     app = models.CharField(max_length=40, blank=True, default="")
     token_hash = models.CharField(max_length=64, unique=True, editable=False)
@@ -93,12 +96,31 @@ class Device(models.Model):
 
     @classmethod
     def pair(cls, code: "PairingCode", *, key: str = "", **fields) -> tuple["Device", str]:
-        """A new device of the code's owner; returns it and its token, which is stored nowhere."""
+        """A new device of the code's owner; returns it and its token, which is stored nowhere.
+
+        Its name gets a number where another paired device of that person has it: which of them is here again under a
+        new pairing, only the person knows.
+        """
         token = "dpd_" + secrets.token_urlsafe(32)
         with writing():
+            fields["name"] = cls._free_name(code.owner, fields["name"])
             device = cls.objects.create(owner=code.owner, token_hash=hashed(token), key=key, **fields)
             record("device.paired", device.pk, owner_id=device.owner_id)
         return device, token
+
+    @classmethod
+    def _free_name(cls, owner, name: str) -> str:
+        taken = set(cls.objects.of(owner).paired().values_list("name", flat=True))
+        if name not in taken:
+            return name
+        ends = (f" {number}" for number in itertools.count(2))
+        return next(option for end in ends if (option := name[: MAX_NAME - len(end)] + end) not in taken)
+
+    def namesakes(self):
+        """This person's other paired devices of the kind whose names are as this one's but for a number at the end."""
+        base = NUMBER.sub("", self.name)
+        others = type(self).objects.of(self.owner_id).paired().filter(kind=self.kind, name__startswith=base)
+        return [other for other in others.exclude(pk=self.pk) if NUMBER.sub("", other.name) == base]
 
     @classmethod
     def find(cls, token: str) -> "Device | None":

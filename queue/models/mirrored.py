@@ -12,11 +12,12 @@ from pulse.thinking import Kind
 
 from .. import outbox
 from ..states import Outcome, State
-from .attempt import Attempt
+from .attempt import Attempt, note_progress
 from .mirroring import Page, continue_attempt, edited
 from .remote import Mirror, Mutation, Remote
 
 FEW = 500  # ids in one query
+PHASES = frozenset({"load", "prompt"})
 LOST = {
     "code": "lost",
     "message": "The server was put back to an earlier state, perhaps from a backup. Send it again, or discard it: it "
@@ -50,8 +51,24 @@ class Mirrored:
         return [each for each in self.mutations.all() if each.is_refused] if settings.IS_CLIENT else []
 
     @property
+    def carried(self) -> list[str]:
+        """The kinds of what is still to be done with it there, in order; without its submit."""
+        return [each.kind for each in self.on_its_way if not each.is_submit]
+
+    @property
     def is_changing(self) -> bool:
-        return any(not each.is_submit for each in self.on_its_way)
+        return bool(self.carried)
+
+    @property
+    def change_words(self) -> str:
+        """What is on its way, as people read it: the last of it decides."""
+        return f"{Mutation.Kind(self.carried[-1]).label.lower()} on its way" if self.carried else ""
+
+    @property
+    def shows_the_change(self) -> bool:
+        """Whether it stands here as its last edit has it, and not as the server told."""
+        here = {"system_prompt": ""} | outbox.submission(self)
+        return all(here.get(name) == value for name, value in self.wanted.items())
 
     @property
     def wanted(self) -> dict:
@@ -135,6 +152,21 @@ def take_pieces(pieces: list[dict]) -> set[str]:
             if not _take_piece(piece):
                 strangers.add(piece["prompt"])
     return strangers
+
+
+def take_progress(told: dict) -> bool:
+    """How far the server is before the first word, for viewers as on the server; False where that is of no use here."""
+    phase, fraction = told.get("phase"), told.get("fraction")
+    is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool) and 0 <= fraction <= 1
+    try:
+        pk = uuid.UUID(str(told.get("prompt")))
+    except ValueError:
+        return False
+    attempt = Attempt.objects.running().filter(prompt=pk, first_token_at=None).order_by("-number").first()
+    if attempt is None or phase not in PHASES or not (is_number or fraction is None):
+        return False
+    note_progress(attempt, {"phase": phase, "fraction": fraction})
+    return True
 
 
 def _take_piece(piece: dict) -> bool:

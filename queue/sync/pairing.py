@@ -28,7 +28,10 @@ def pair(data: object) -> dict:
         code = PairingCode.redeem(told["code"])
         if code is None:
             raise SyncError(
-                422, "bad_code", "This code is wrong, used or older than five minutes. Ask for a new one under Devices."
+                422,
+                "bad_code",
+                "This code is wrong, used or older than five minutes. Make a new one on the server: "
+                "Settings → Your devices → Pair a device.",
             )
         device, token = Device.pair(
             code, key=sealing.to_text(key), name=name, kind=told["kind"], app=told.get("app", "")[:40]

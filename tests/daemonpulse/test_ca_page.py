@@ -30,6 +30,7 @@ def test_it_shows_everybody_the_fingerprint(client):
     page = answer.content.decode()
     assert certs.grouped(certs.fingerprint()) in page
     assert 'href="/ca/daemonpulse-ca.crt"' in page
+    assert 'href="/m/"' in page  # what comes next
     assert "Trust this CA to identify websites" in page and "Certificate Trust Settings" in page
 
 

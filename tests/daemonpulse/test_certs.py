@@ -238,4 +238,4 @@ def test_plain_http_stays_on_this_machine_beside_tls(argv, host, tls_host):
 
 def test_it_wants_another_port_for_tls():
     with pytest.raises(supervisor.CannotStart, match="--tls-port"):
-        supervisor.check_port("127.0.0.1", 8642, "--tls-port", 8642)
+        supervisor.check_port("127.0.0.1", 8642, "--tls-port", {8642})

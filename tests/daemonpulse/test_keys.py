@@ -178,7 +178,7 @@ def test_it_takes_the_key_of_the_environment(installation):
 def test_it_says_that_a_new_folder_is_not_prepared(tmp_path):
     done = daemonpulse(tmp_path / "new", "sign-in-link")
     assert done.returncode == 2
-    assert "`daemonpulse up` prepares it" in done.stderr
+    assert f"daemonpulse up --data-dir {tmp_path}/new` prepares it" in done.stderr
 
 
 def test_it_finishes_a_rotation_that_was_cut_off_after_its_commit(installation):

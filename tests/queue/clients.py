@@ -32,7 +32,9 @@ def change(pk, state: str = "queued", attempts: int = 0, **fields) -> dict:
 class ServerInMemory:
     """Stands where a delivery's line is, and keeps docs/sync.md's promises: receipts, a log, cursors into it.
 
-    `breaks`: so many answers are lost on their way, after the effect. `refuses`: prompt → error.
+    `breaks`: so many answers are lost on their way, after the effect. `refuses`: prompt → error. `device_name` and
+    `is_working` are what `ping` tells. `is_away`: nobody is there to be connected to. `meanwhile` is
+    called while a call is under way.
     """
 
     def __init__(self, delivery: Delivery):
@@ -43,12 +45,17 @@ class ServerInMemory:
         self.calls: list[tuple[str, dict]] = []
         self.applied: list[tuple[str, str]] = []
         self.refuses: dict[str, dict] = {}
-        self.breaks = 0
+        self.device_name, self.is_working = "laptop", True
+        self.breaks, self.is_away = 0, False
+        self.meanwhile = lambda: None
         self.first_event = 0
         self.limit = 1000
 
     def call(self, use: str, body: dict, seconds=None) -> dict:
         self.calls.append((use, body))
+        self.meanwhile()
+        if self.is_away:
+            raise CallFailed("gone", "The server does not answer.", is_unsent=True)
         told = getattr(self, use)(body)
         if self.breaks:
             self.breaks -= 1
@@ -126,7 +133,8 @@ class ServerInMemory:
 
     def ping(self, body: dict) -> dict:
         return {
-            "server": {"id": SERVER, "name": "box", "version": "0.1.0", "protocol": 1}, "time": AT, "is_working": True,
+            "server": {"id": SERVER, "name": "box", "version": "0.1.0", "protocol": 1}, "time": AT,
+            "device": {"name": self.device_name}, "is_working": self.is_working,
             "nodes": {"online": 1, "all": 1}, "cursor": self._cursor(),
             "limits": {"body_bytes": 8_000_000, "mutations": 250, "text_characters": 200_000, "watched": 20},
         }  # fmt: skip

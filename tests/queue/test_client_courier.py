@@ -1,6 +1,7 @@
 """The courier's judgement, without its loops and clocks."""
 
 import asyncio
+from types import SimpleNamespace
 from unittest.mock import AsyncMock, patch
 
 import pytest
@@ -108,7 +109,7 @@ def test_it_leaves_also_when_nobody_answers(alice, server):
     Remote.ask_to_leave()
     with patch.object(ServerInMemory, "leave", side_effect=CallFailed("gone", "Gone.")):
         Courier().deliver_all()
-    assert "remove the device there" in Remote.current().problem_text
+    assert "revoke it there" in Remote.current().problem_text
     assert not Remote.current().is_paired
 
 
@@ -120,6 +121,22 @@ def test_without_a_socket_it_looks_by_itself(alice, server):
     with patch.object(courier.time, "monotonic", return_value=courier.time.monotonic() + courier.ALONE_SECONDS):
         courier_.deliver_all()
     assert fresh(prompt).state_words == "done"
+
+
+def test_it_hears_within_seconds_that_execution_stopped_or_started_there(alice, server):
+    paired(alice)
+    courier_ = Courier()
+    courier_.socket = SimpleNamespace(is_welcome=True)
+    assert courier_.deliver_all() == courier.LOOK_SECONDS <= 8
+    synced_at = Remote.current().last_sync_at
+    for is_working in (False, True):
+        server["server"].is_working = is_working
+        later = courier.time.monotonic() + (1 + is_working) * (courier.LOOK_SECONDS + 1)
+        with patch.object(courier.time, "monotonic", return_value=later):
+            courier_.deliver_all()
+        assert Remote.current().is_working is is_working
+        server["server"].calls.clear()
+    assert Remote.current().last_sync_at == synced_at  # to look is not to sync
 
 
 def test_a_server_that_does_not_know_us_is_asked_again_after_a_while_or_when_somebody_says_so(alice, server):

@@ -1,6 +1,8 @@
 """Delivery to a server that keeps its promises in memory: whatever breaks, everything arrives once and is told back."""
 
+import asyncio
 import uuid
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -8,10 +10,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemonpulse.models import Event
+from daemonpulse.queue.client import socket
 from daemonpulse.queue.client.delivery import Delivery, Superseded, fitting
 from daemonpulse.queue.client.line import CallFailed
 from daemonpulse.queue.models import Attempt, Mirror, Mutation, Prompt, Remote, RemoteModel
-from daemonpulse.queue.models.mirrored import take_pieces
+from daemonpulse.queue.models.mirrored import take_pieces, take_progress
 from daemonpulse.queue.states import Outcome, State
 from pulse.thinking import Kind
 
@@ -75,6 +78,27 @@ def test_a_push_without_an_answer_is_sent_again_and_counts_once(alice, delivery,
     finish(delivery)
     assert server.applied == [("submit", str(prompt.pk)), ("cancel", str(prompt.pk))]
     assert fresh(prompt).state == State.CANCELLED
+
+
+@pytest.mark.parametrize("is_unsent", [True, False])
+def test_a_push_of_which_nothing_was_sent_does_not_count(alice, delivery, server, is_unsent):
+    before = submit(alice, "Before")
+    server.breaks = 1
+    with pytest.raises(CallFailed):
+        delivery.step()
+    prompt = submit(alice, "Old")
+
+    server.is_away, server.breaks = is_unsent, 1
+    with pytest.raises(CallFailed):
+        delivery.step()
+    assert [one.is_tried for one in Mutation.objects.all()] == [True, not is_unsent]
+    assert prompt.cancel()
+    assert (fresh(prompt).state == State.CANCELLED) is is_unsent
+    server.is_away = False
+    finish(delivery)
+    assert fresh(prompt).state == State.CANCELLED
+    assert (("submit", str(prompt.pk)) in server.applied) is not is_unsent
+    assert server.applied[0] == ("submit", str(before.pk))
 
 
 def test_it_keeps_what_was_refused_with_the_servers_words(alice, delivery, server):
@@ -147,21 +171,27 @@ def test_whatever_breaks_everything_is_applied_once_and_both_agree(alice, data):
     delivery = Delivery(paired(alice, str(uuid.uuid4())))
     server = ServerInMemory(delivery)
     prompts: list[Prompt] = []
-    for _ in range(data.draw(st.integers(3, 12))):
+
+    def act():
         known = list(Prompt.objects.all())
-        verb = data.draw(st.sampled_from(["submit", "submit", "edit", "cancel", "retry", "remove", "deliver"]))
-        if verb == "submit" or (verb != "deliver" and not known):
+        verb = data.draw(st.sampled_from(["submit", "submit", "edit", "cancel", "retry", "remove"]))
+        if verb == "submit" or not known:
             prompts.append(submit(alice, "text"))
-        elif verb == "deliver":
-            server.breaks = data.draw(st.integers(0, 2))
+            return
+        prompt = data.draw(st.sampled_from(known))
+        getattr(prompt, verb)(**({"text": f"edited {len(server.calls)}"} if verb == "edit" else {}))
+
+    for _ in range(data.draw(st.integers(3, 12))):
+        act()
+        if data.draw(st.booleans()):
+            server.breaks, server.is_away = data.draw(st.integers(0, 2)), data.draw(st.booleans())
+            server.meanwhile = act if data.draw(st.booleans()) else lambda: None
             try:
                 delivery.step()
             except CallFailed:
                 delivery.is_behind = True
-        else:
-            prompt = data.draw(st.sampled_from(known))
-            getattr(prompt, verb)(**({"text": "edited"} if verb == "edit" else {}))
-    server.breaks = 0
+            server.meanwhile = lambda: None
+    server.breaks, server.is_away = 0, False
     finish(delivery)
     submitted = [pk for kind, pk in server.applied if kind == "submit"]
     assert len(submitted) == len(set(submitted))
@@ -225,6 +255,37 @@ def test_it_shows_an_answer_that_is_being_written(alice, delivery, server):
     assert fresh(attempt).texts()[Kind.MESSAGE] == "Because"
     assert take_pieces([piece | {"offset": 9}]) == {str(pk)}
     assert take_pieces([piece | {"attempt": 2}]) == {str(pk)}
+
+
+def test_it_shows_how_far_the_server_is_before_the_first_word(alice, delivery, server):
+    pk = uuid.uuid4()
+    told(server, pk, state="sending", attempts=1)
+    finish(delivery)
+    progress = {"type": "progress", "prompt": str(pk), "phase": "prompt", "fraction": 0.25}
+    assert take_progress(progress)
+    assert Attempt.objects.get(prompt=pk).progress == {"phase": "prompt", "fraction": 0.25}
+    event = Event.objects.get(kind="prompt.progress", subject=str(pk))
+    assert (event.data["phase"], event.data["fraction"], event.data["attempt"]) == ("prompt", 0.25, 1)
+    for wrong in ({"phase": "<b>"}, {"fraction": 7}, {"fraction": "1"}, {"prompt": "x"}, {"prompt": str(uuid.uuid4())}):
+        assert not take_progress(progress | wrong)
+    take_pieces([{"prompt": str(pk), "attempt": 1, "kind": "answer", "offset": 0, "text": "Be"}])
+    assert not take_progress(progress)
+
+
+def test_the_socket_hands_on_how_far_the_server_is(delivery):
+    frame = {"type": "progress", "prompt": str(uuid.uuid4()), "phase": "load", "fraction": None}
+
+    async def frames():
+        yield "sealed"
+
+    with (
+        patch.object(socket, "take_progress") as taken,
+        patch.object(socket, "in_thread", lambda function: AsyncMock(side_effect=function)),
+        patch.object(socket.ServerSocket, "_opened", return_value=frame),
+        pytest.raises(socket.Lost),
+    ):
+        asyncio.run(socket.ServerSocket(Remote.current(), delivery.line, lambda: None)._receive(frames()))
+    taken.assert_called_once_with(frame)
 
 
 def test_it_begins_again_where_the_text_was_sorted_anew(alice, delivery, server):
@@ -312,7 +373,11 @@ def test_it_hears_of_the_server_and_its_models(alice, delivery, server):
     delivery.models()
     remote = Remote.current()
     assert remote.limits["mutations"] == 250
+    assert remote.device_name == "laptop"
     assert RemoteModel.keys() == ["otter"]
+    server.device_name = "Laptop upstairs"
+    delivery.ping()
+    assert Remote.current().device_name == "Laptop upstairs"
     delivery.leave()
     assert not Remote.current().is_paired
     assert Remote.current().problem_text == "This client has left the server."

@@ -1,8 +1,10 @@
 """What goes over the wire, and what is refused that comes back; against a server that seals as docs/sync.md has it."""
 
 import json
+import socket
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest.mock import patch
@@ -213,10 +215,33 @@ def test_a_code_that_is_none_is_not_understood(line, double, code):
     assert failure(line).code in {"not_understood", "no_server"}
 
 
-def test_nobody_there_is_gone(line, double):
+def test_nobody_there_is_gone_and_was_sent_nothing(line, double):
     double.shutdown()
     double.server_close()
-    assert failure(line).code == "gone"
+    assert (failure(line).code, failure(line).is_unsent) == ("gone", True)
+
+
+@pytest.mark.parametrize("url", ["http://nobody.invalid:8642", "http://127.0.0.1:9"])
+def test_a_name_or_a_port_that_nobody_has_was_sent_nothing(line, url):
+    line.url = url
+    assert (failure(line).code, failure(line).is_unsent) == ("gone", True)
+
+
+@pytest.mark.parametrize("is_hung_up", [True, False])
+def test_what_was_sent_and_not_answered_may_have_come(line, is_hung_up):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        line.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        threading.Thread(target=hears_and_says_nothing, args=[silent, is_hung_up], daemon=True).start()
+        with pytest.raises(CallFailed) as caught:
+            line.call("push", {"text": "x" * 100}, (1, 0.3))
+    assert (caught.value.code, caught.value.is_unsent) == ("gone", False)
+
+
+def hears_and_says_nothing(silent: socket.socket, is_hung_up: bool) -> None:
+    with silent.accept()[0] as connection:
+        connection.recv(64 * 1024)
+        if not is_hung_up:
+            time.sleep(0.6)
 
 
 # Pairing and trust
@@ -230,6 +255,12 @@ def test_it_pairs_without_ever_sending_the_key_or_the_token(alice, double):
     }  # fmt: skip
     assert sealing.from_text(remote.key) == double.key
     assert Line(remote).call("ping", {}) == {}
+
+
+def test_pairing_again_keeps_the_name_that_it_has_on_the_server(alice, double):
+    assert pair(alice, double.url, "K7QM-2XPA").device_name == socket.gethostname()[:80]
+    Remote.objects.update(device_name="Laptop upstairs")
+    assert pair(alice, double.url, "K7QM-2XPA").device_name == "Laptop upstairs"
 
 
 def test_a_wrong_code_changes_nothing(alice, double):
@@ -274,7 +305,8 @@ def test_it_trusts_the_ca_that_was_named_and_no_other(alice, secure, ca, tmp_pat
     remote = pair(alice, secure.url, "K7QM-2XPA", ca_file=str(ca))
     assert Line(remote).call("ping", {}) == {}
     remote.ca_certificate = (made_in(tmp_path / "other") / "ca.crt").read_text()
-    assert failure(Line(remote)).code == "certificate"
+    distrusted = failure(Line(remote))
+    assert (distrusted.code, distrusted.is_unsent) == ("certificate", True)
 
 
 def test_it_fetches_the_ca_that_has_the_fingerprint(alice, secure, ca):

@@ -97,6 +97,43 @@ def test_it_never_alters_what_was_in_a_push(alice, verb):
     assert kinds() == ["submit", {"remove": "delete"}.get(verb, verb)]
 
 
+def test_it_shows_the_new_text_of_what_may_have_been_sent_and_says_that_the_change_is_on_its_way(alice):
+    prompt = submit(alice, "Old")
+    tried()
+    assert prompt.edit(model="heron", text="New", system_prompt="", priority=10, settings={"top_k": 4})
+    prompt = fresh(prompt)
+    assert (prompt.text, prompt.model, prompt.settings) == ("New", "heron", {"top_k": 4})
+    assert (prompt.shows_the_change, prompt.change_words) == (True, "change on its way")
+    prompt = there(submit(alice, "Old"))
+    prompt.edit(text="New")
+    assert not fresh(prompt).shows_the_change
+
+
+def test_what_is_to_be_cancelled_is_not_changed_any_more(alice):
+    prompt = submit(alice, "Old")
+    tried()
+    assert prompt.cancel()
+    assert fresh(prompt).change_words == "cancel on its way"
+    assert not prompt.edit(text="New")
+    assert kinds() == ["submit", "cancel"]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "edit", "remove"])
+def test_what_was_not_sent_after_all_is_changed_here_with_what_was_asked_meanwhile(alice, verb):
+    prompt = submit(alice, "Old")
+    submit(alice, "Another")
+    (one, other) = Mutation.objects.all()
+    pk = prompt.pk
+    tried()
+    assert getattr(prompt, verb)(**({"text": "New"} if verb == "edit" else {}))
+    outbox.take_back([one, other])
+    states = dict(Prompt.objects.values_list("pk", "state"))
+    left = [(each.kind, each.fields["text"], each.is_tried) for each in Mutation.objects.all()]
+    expected = {"cancel": [], "edit": [("submit", "New", False)], "remove": []}[verb]
+    assert left == [*expected, ("submit", "Another", False)]
+    assert states.get(pk) == {"cancel": "cancelled", "edit": "queued", "remove": None}[verb]
+
+
 def test_it_leaves_what_the_server_has_as_it_is_until_the_server_tells(alice):
     prompt = there(submit(alice, "Old"))
     assert prompt.edit(model="otter", text="New", system_prompt="", priority=0, settings={"top_k": 4})

@@ -91,7 +91,7 @@ def test_the_board_and_the_history_say_where_a_prompt_waits(alice_client, alice)
         html = page(alice_client, path)
         assert html.count("queued here") == 1
         assert html.count("queued there") == 1
-        assert "change on its way" in html
+        assert "cancel on its way" in html
     assert "No node has this model" not in page(alice_client, "/")
 
 
@@ -113,14 +113,82 @@ def test_a_prompts_page_says_what_is_on_its_way(alice_client, alice):
     path = f"/prompts/{prompt.pk}/"
     assert "as soon as the server can be reached" in page(alice_client, path)
     Mutation.objects.update(is_tried=True)
-    assert "the server has not answered yet" in page(alice_client, path)
+    assert "no answer came" in page(alice_client, path)
+    note(problem="revoked")
+    assert "counts once" in page(alice_client, path)
+    assert "once this computer is paired again" in page(alice_client, path)
+    note(problem="")
     Mutation.objects.all().delete()
     Prompt.mirror_page(remote, [change(prompt.pk)], [])
     assert "It waits on the server" in page(alice_client, path)
     alice_client.post(f"{path}cancellation/")
-    assert "<strong>cancel</strong>" in page(alice_client, path)
+    assert "On its way to the server: cancel." in page(alice_client, path)
     paired(alice, "another")
     assert "from an earlier server" in page(alice_client, path)
+
+
+def test_a_prompt_that_no_server_has_is_shown_as_it_was_edited_and_cancelled_here_at_once(alice_client, alice):
+    paired(alice)
+    RemoteModel.replace([{"key": "otter", "name": "Otter", "is_usable": True}])
+    note(gone_since=timezone.now())
+    form = {"model": "otter", "text": "The new text", "priority": "normal"}
+    unsent, tried = submit(alice, "The old text"), submit(alice, "The old text")
+    Mutation.objects.filter(prompt=tried.pk).update(is_tried=True)
+    for prompt in (unsent, tried):
+        alice_client.post(f"/prompts/{prompt.pk}/edit/", form)
+        html = page(alice_client, f"/prompts/{prompt.pk}/")
+        assert "The new text" in html
+        assert "The old text" not in html
+        assert ("On its way to the server: change." in html) is (prompt is tried)
+        assert "as the server has it" not in html
+        html = alice_client.post(f"/prompts/{prompt.pk}/cancellation/", follow=True).content.decode()
+        assert ("It was cancelled before it ran" in html) is (prompt is unsent)
+        assert ("On its way to the server: change, cancel." in html) is (prompt is tried)
+        assert ("cancel on its way" in html) is (prompt is tried)
+        assert 'id="edit"' not in html
+        assert 'id="cancel"' not in html
+    board = page(alice_client, "/")
+    assert "cancel on its way" in board
+    assert f'id="cancel-prompt-{tried.pk}"' not in board
+
+
+def test_a_change_of_what_the_server_has_shows_both_texts(alice_client, alice):
+    remote = paired(alice)
+    prompt = submit(alice, "The old text")
+    Mutation.objects.all().delete()
+    Prompt.mirror_page(remote, [change(prompt.pk, text="The old text")], [])
+    fresh(prompt).edit(text="The new text")
+    html = page(alice_client, f"/prompts/{prompt.pk}/")
+    assert "you see it as the server has it" in html
+    assert "The new text" in html
+
+
+def test_it_promises_no_answer_where_nothing_executes(alice_client, alice):
+    remote = paired(alice)
+    prompt = submit(alice)
+    Mutation.objects.all().delete()
+    Prompt.mirror_page(remote, [change(prompt.pk)], [])
+    assert "You can switch this computer off" in page(alice_client, f"/prompts/{prompt.pk}/")
+    note(is_working=False)
+    html = page(alice_client, f"/prompts/{prompt.pk}/")
+    assert "You can switch this computer off" not in html
+    assert "Nothing executes prompts there" in html
+    assert "nothing executes there" in header(alice_client)
+    assert "not at the moment" in page(alice_client, "/settings/")
+
+
+def test_it_offers_no_token_for_what_only_a_server_can(alice_client, alice, settings):
+    assert "download models" not in page(alice_client, "/settings/")
+    form = {"name": "script", "scopes": ["read", "operate"]}
+    assert alice_client.post("/settings/tokens/", form).status_code == 422
+    settings.IS_CLIENT = False
+    assert "download models" in page(alice_client, "/settings/")
+
+
+def test_pairing_again_proposes_the_name_that_the_server_has(alice_client, alice):
+    paired(alice)
+    note(device_name="Laptop upstairs")
+    assert 'value="Laptop upstairs"' in page(alice_client, "/server/pairing/")
 
 
 def test_a_refusal_is_shown_with_the_servers_words_until_it_is_changed_or_discarded(alice_client, alice):
@@ -196,6 +264,29 @@ def test_a_server_without_a_worker_says_so(alice_client, alice, settings, node):
     Runner.note_watch()
     assert "Nothing executes prompts" not in page(alice_client, "/")
     assert "Nothing executes prompts" not in page(alice_client, f"/prompts/{prompt.pk}/")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_waiting_prompt_promises_is_live(alice):
+    remote = paired(alice)
+    prompt = submit(alice)
+    Mutation.objects.all().delete()
+    Prompt.mirror_page(remote, [change(prompt.pk)], [])
+
+    async def looks():
+        async with browser(f"/ws/prompts/{prompt.pk}/", alice) as socket:
+            assert "You can switch this computer off" in await socket.hears()
+            await asyncio.to_thread(stopped)
+            assert "It waits on the server" in await socket.hears_until("Nothing executes prompts there")
+
+    def stopped():
+        from django.db import connection
+
+        Remote.note(Remote.current().device, is_working=False)
+        connection.close()
+
+    with own_tail():
+        asyncio.run(looks())
 
 
 @pytest.mark.django_db(transaction=True)

@@ -10,12 +10,14 @@ from urllib.parse import unquote
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 
 from daemonpulse import certs
 from daemonpulse.models import Event
 from daemonpulse.models.access import hashed
+from daemonpulse.queue.devices.pages import pairing_context
 from daemonpulse.queue.devices.pairing import Offer
 from daemonpulse.queue.models import Device, PairingCode
 
@@ -166,6 +168,40 @@ def test_it_revokes_a_device_at_once_and_for_good(alice_client, alice):
     assert alice_client.post(url("device_rename", device), {"name": "Back"}).status_code == 404
 
 
+# Pairing anew
+
+
+def test_a_device_that_is_paired_anew_can_be_told_from_its_earlier_entry(alice_client, alice, bob):
+    earlier, other = pair(alice, "Linux browser", kind="browser"), pair(alice, "Linux browser", kind="browser")
+    third, bobs = pair(alice, "x" * 80), pair(bob, "Linux browser")
+    fourth = pair(alice, "x" * 80)
+
+    assert [each.name for each in (earlier, other, bobs)] == ["Linux browser", "Linux browser 2", "Linux browser"]
+    assert (third.name, fourth.name) == ("x" * 80, "x" * 78 + " 2")
+    page = words(alice_client.get(reverse("device_list")))
+    assert "Linux browser 2" in page
+    assert "Revoke what you no longer use" in page
+
+    earlier.revoke()
+    assert pair(alice, "Linux browser").name == "Linux browser"
+
+
+def test_it_says_when_there_was_such_a_device_and_it_is_away(alice):
+    earlier = pair(alice, "Linux browser", kind="browser")
+    pair(alice, "Linux browser stand", kind="browser")
+    code, text = PairingCode.issue(alice)
+    Device.pair(PairingCode.redeem(text), name="Linux browser", kind="browser", key="k" * 43)
+
+    told = render_to_string("queue/_device_pairing_over.html", pairing_context(alice, code.pk))
+    assert "“Linux browser 2” is paired." in told
+    assert "“Linux browser” is on your list as well" in told
+    assert "stand" not in told
+
+    earlier.heard(is_connected=True)  # it is another one, then
+    told = render_to_string("queue/_device_pairing_over.html", pairing_context(alice, code.pk))
+    assert "as well" not in told
+
+
 # A code
 
 
@@ -173,6 +209,8 @@ def test_it_shows_a_code_that_pairs_and_can_be_typed_as_shown(alice_client, alic
     shown, page = new_code(alice_client)
 
     assert f"daemonpulse client --server http://testserver --pair {shown}" in html.unescape(page)
+    assert "make install && .venv/bin/daemonpulse client" in html.unescape(page)  # what makes it a command there
+    assert "{}-<wbr>{}".format(*shown.split("-")) in page  # it does not fit a narrow page with large text
     assert PairingCode.redeem(shown.lower()).owner == alice
 
 

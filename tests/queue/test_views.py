@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from daemonpulse.queue import board
 from daemonpulse.queue.board import lane_statuses
-from daemonpulse.queue.models import Lane, Prompt
+from daemonpulse.queue.models import Lane, Prompt, Runner
 from fleet.models import Node
 
 from .prompts import CUT, cancelled, claim, done, failed, fresh, running, stream, submit
@@ -182,9 +182,13 @@ def test_it_shows_the_next_try_and_its_reason(visit, alice, node):
 
 def test_it_estimates_when_a_prompt_starts(visit, alice, node):
     Lane.for_model("otter").measure([timedelta(minutes=2)])
-    submit(alice)
+    prompt = submit(alice)
 
+    assert "starts" not in visit("/")  # nothing executes it
+    assert "It starts" not in visit(url("prompt", prompt))
+    Runner.note_watch()
     assert "starts" in visit("/")
+    assert "It starts" in visit(url("prompt", prompt))
 
 
 @pytest.mark.parametrize("other", [5, 200])
@@ -480,6 +484,15 @@ def test_it_shows_a_waiting_prompt_and_what_it_waits_for(visit, alice, node):
     prompt.lane.resume()
     Node.objects.update(state="offline")
     assert "does not answer" in visit(url("prompt", prompt))
+
+
+def test_it_is_headed_by_the_models_name_and_says_which_one_it_is(alice_client, alice, node):
+    named, gone = submit(alice), submit(alice, model="acme/dodo")
+
+    page = alice_client.get(url("prompt", named)).content.decode()
+    assert '<h1><span class="visually-hidden">Prompt for </span>Otter</h1>' in page
+    assert '<span class="mono">otter</span>' in page
+    assert "Prompt for </span>acme/dodo</h1>" in alice_client.get(url("prompt", gone)).content.decode()
 
 
 def test_it_shows_the_text_so_far(visit, alice, node):

@@ -2,7 +2,7 @@
 
 from django.core.management.base import BaseCommand, CommandError
 
-from daemonpulse import certs
+from daemonpulse import certs, program, running
 
 
 class Command(BaseCommand):
@@ -34,7 +34,20 @@ class Command(BaseCommand):
             f"  For  {', '.join(made.names)}\n"
         )
         self.stdout.write(
-            "Next: `daemonpulse up --tls`. Then open /ca/ there on each device, compare the fingerprint with the one "
-            "above, and tell the device to trust the authority.\n"
-            "A server that runs already uses the new certificate at once; to new names it answers after a restart."
+            f"{next_step()}, compare the fingerprint with the one above, and tell the device to trust the authority."
         )
+
+
+def next_step() -> str:
+    """The beginning of a sentence; it depends on what runs."""
+    where, start = running.here(), program.line("up", "--tls")
+    if where.has_tls:
+        return (
+            "DaemonPulse runs with it; to names that are new it answers after a restart. On each device, open "
+            f"{where.for_devices}/ca/"
+        )
+    if where.is_running:
+        return (
+            f"DaemonPulse runs without TLS. Stop it, and start it with `{start}`. Then open /ca/ there on each device"
+        )
+    return f"Next: `{start}`. Then open /ca/ there on each device"

@@ -5,7 +5,7 @@ import os
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from daemonpulse import keys, rotation
+from daemonpulse import keys, program, rotation
 from daemonpulse.models import KeyCheck
 from daemonpulse.supervisor import CannotStart, lock_data_dir
 
@@ -29,7 +29,7 @@ class Command(BaseCommand):
 
     def rotate(self) -> None:
         if rotation.next_path(settings.DATA_DIR).exists():
-            raise CommandError("A rotation was interrupted. Run `daemonpulse rotate-key --finish` first.")
+            raise CommandError(f"A rotation was interrupted. Run `{program.line('rotate-key', '--finish')}` first.")
         KeyCheck.verify()
         new_key = keys.generate()
         count = rotation.rotate(new_key)

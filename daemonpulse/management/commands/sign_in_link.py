@@ -2,6 +2,7 @@
 
 from django.core.management.base import BaseCommand, CommandError
 
+from daemonpulse import program, running
 from daemonpulse.models import SignInLink, User
 
 
@@ -10,7 +11,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("user", nargs="?", help="user name (default: the first administrator)")
-        parser.add_argument("--url", default="http://127.0.0.1:8642", help="where the server is reached")
+        parser.add_argument("--url", help="where it is reached (default: where it runs)")
 
     def handle(self, *args, **options):
         name = options["user"]
@@ -20,6 +21,17 @@ class Command(BaseCommand):
             raise CommandError(
                 f"There is no active user “{name}”."
                 if name
-                else "There is no administrator yet. Start `daemonpulse up`."
+                else f"There is no administrator yet. Start `{program.line('up')}`."
             )
-        self.stdout.write(f"{options['url'].rstrip('/')}/sign-in/{SignInLink.issue(user)}/")
+        where = running.here()
+        url = options["url"] or where.url
+        self.stdout.write(f"{url.rstrip('/')}/sign-in/{SignInLink.issue(user)}/")
+        if not options["url"]:
+            self.tell(where)
+
+    def tell(self, where: running.Running) -> None:
+        """Beside the link, so that a script reads the link alone."""
+        if where.doubt:
+            self.stderr.write(where.doubt)
+        elif where.others:
+            self.stderr.write(f"On another device, open it with {where.for_devices} instead of {where.url}.")

@@ -9,7 +9,7 @@ from daphne.http_protocol import WebRequest
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from daemonpulse import __version__
+from daemonpulse import __version__, running
 from daemonpulse.addresses import is_loopback
 
 # A viewer that went away without a word is let go after these seconds; until then its output is buffered.
@@ -48,9 +48,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--port", type=int, default=8642)
+        parser.add_argument("--port", type=int, default=running.SERVER_PORT)
         parser.add_argument("--tls-host", help="also serve this address by TLS")
-        parser.add_argument("--tls-port", type=int, default=8643)
+        parser.add_argument("--tls-port", type=int, default=running.SERVER_TLS_PORT)
 
     def handle(self, *args, **options):
         WebRequest.gotLength = keep_body_in_memory

@@ -4,6 +4,7 @@ import json
 
 from django.core.management.base import BaseCommand
 
+from daemonpulse import program
 from daemonpulse.templatetags.durations import duration
 from daemonpulse.templatetags.sizes import gib
 from fleet.advice import advise
@@ -22,7 +23,7 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"nodes": nodes}, indent=2))
             return
         if not nodes:
-            self.stdout.write("There are no nodes yet. Add one: daemonpulse node-add NAME ADDRESS")
+            self.stdout.write(f"There are no nodes yet. Add one: {program.line('node-add', 'NAME', 'ADDRESS')}")
         for node in nodes:
             self.stdout.write("\n".join(self.lines(node)))
 

@@ -4,6 +4,7 @@ import time
 
 from django.core.management.base import BaseCommand, CommandError
 
+from daemonpulse import program
 from daemonpulse.templatetags.durations import duration
 from fleet.allocation.amounts import amount
 from forge import inventory
@@ -38,7 +39,9 @@ class Command(BaseCommand):
         row = form.save(user=None)
         self.stdout.write(f"{row} is asked for. {disk.in_words(row.node, row.total_bytes)}".strip())
         if not options["wait"]:
-            self.stdout.write("It begins within a second where DaemonPulse runs, else once it does: daemonpulse up")
+            self.stdout.write(
+                f"It begins within a second where DaemonPulse runs, else once it does: {program.line('up')}"
+            )
             return
         try:
             self.wait(row)

@@ -6,6 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from daemonpulse import program
 from daemonpulse.templatetags.durations import duration
 from fleet.allocation.amounts import amount
 from fleet.models import Node
@@ -35,10 +36,11 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(told, indent=2))
         else:
-            self.stdout.write("\n".join([*table(told["models"]), *map(in_words, told["nodes"])] or [NO_NODES]))
+            self.stdout.write("\n".join([*table(told["models"]), *map(in_words, told["nodes"])] or [no_nodes()]))
 
 
-NO_NODES = "There are no nodes yet. Add one: daemonpulse node-add NAME ADDRESS"
+def no_nodes() -> str:
+    return f"There are no nodes yet. Add one: {program.line('node-add', 'NAME', 'ADDRESS')}"
 
 
 def table(models: list[dict]) -> list[str]:

@@ -5,10 +5,12 @@ import uuid
 
 from django.core.management.base import BaseCommand, CommandError
 
+from daemonpulse import program
+
 from ...devices.forms import NameForm
 from ...models import Device
 
-HEAD = ("NAME", "OWNER", "KIND", "APP", "SEALED", "STATE", "LAST HEARD", "TO SEND", "ID")
+HEAD = ("NAME", "OWNER", "KIND", "APP", "SEALED", "STATE", "PAIRED", "LAST HEARD", "TO SEND", "ID")
 
 
 class Command(BaseCommand):
@@ -36,7 +38,7 @@ class Command(BaseCommand):
         if is_json:
             self.stdout.write(json.dumps({"devices": rows}, indent=2))
         elif not rows:
-            self.stdout.write("No device is paired. Pair one: daemonpulse pair-device")
+            self.stdout.write(f"No device is paired. Pair one: {program.line('pair-device')}")
         else:
             self.stdout.write("\n".join(table(rows)))
 
@@ -50,6 +52,7 @@ def told(device: Device) -> dict:
         "app": device.app,
         "is_sealed": device.is_sealed,
         "state": "online" if device.is_online else "away" if device.is_usable else "expired",
+        "paired_at": device.paired_at.isoformat(timespec="seconds"),
         "last_heard_at": device.last_heard_at.isoformat(timespec="seconds") if device.last_heard_at else None,
         "to_send": device.pending if device.last_heard_at else None,
         "id": str(device.pk),
@@ -77,7 +80,8 @@ def device_of(wanted: str) -> Device:
     except ValueError:
         found = list(Device.objects.paired().filter(name=wanted).select_related("owner"))
     if not found:
-        raise CommandError(f"No paired device is called “{wanted}” or has this id. `daemonpulse devices` lists them.")
+        known = program.line("devices")
+        raise CommandError(f"No paired device is called “{wanted}” or has this id. `{known}` lists them.")
     if len(found) > 1:
         ids = ", ".join(f"{device.pk} ({device.owner})" for device in found)
         raise CommandError(f"{len(found)} devices are called “{wanted}”. Name one by its id: {ids}.")

@@ -6,7 +6,7 @@ import sys
 from django.core.management.base import BaseCommand, CommandError
 from django.core.validators import EMPTY_VALUES
 
-from daemonpulse import wakeup
+from daemonpulse import program, wakeup
 from daemonpulse.models import User
 from pulse.thinking import Kind
 
@@ -53,7 +53,7 @@ class Command(BaseCommand):
         user = users.filter(username=name).first() if name else users.filter(is_superuser=True).order_by("pk").first()
         if user is None:
             raise CommandError(
-                f"There is no user “{name}”." if name else "There is no administrator; run `daemonpulse up`."
+                f"There is no user “{name}”." if name else f"There is no administrator; run `{program.line('up')}`."
             )
         return user
 

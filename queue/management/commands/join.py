@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
 from daemonpulse.models import KeyCheck, SignInLink, User
+from daemonpulse.supervisor import ALREADY_SAID
 
 from ...client.pairing import CannotPair, pair
 from ...models import Remote
@@ -19,14 +20,19 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--server", help="the server's address, such as https://box.local:8643")
-        parser.add_argument("--pair", metavar="CODE", help="the code that the server shows under Devices")
+        parser.add_argument(
+            "--pair", metavar="CODE", help="the code that the server shows: Settings → Your devices → Pair a device"
+        )
         parser.add_argument("--name", default="", help="what this computer is called there")
         parser.add_argument("--ca", default="", metavar="FILE", help="the CA certificate to trust, and no other")
         parser.add_argument("--fingerprint", default="", metavar="HEX", help="fetch the CA that has this SHA-256")
 
     def handle(self, *args, **options):
         if not settings.IS_CLIENT:
-            raise CommandError(f"{settings.DATA_DIR} is a server's data folder. Choose a client's with --data-dir.")
+            raise CommandError(
+                f"{settings.DATA_DIR} is a server's data folder. Choose a client's with --data-dir.",
+                returncode=ALREADY_SAID,
+            )
         with contextlib.suppress(DatabaseError):  # a new database has no such table yet
             KeyCheck.verify()  # before anything is changed
         call_command("migrate", verbosity=0, interactive=False)
@@ -36,15 +42,25 @@ class Command(BaseCommand):
         remote = Remote.current()
         link = SignInLink.issue(user) if user.last_login is None else None
         server = {"name": str(remote), "url": remote.url, "is_sealed_only": remote.is_sealed_only} if remote else None
-        self.stdout.write(json.dumps({"link": link, "server": server}))
+        told = {"link": link, "server": server}
+        self.stdout.write(in_words(server) if self.stdout.isatty() else json.dumps(told))
 
     def join(self, user: User, options: dict) -> None:
         if not options["pair"]:
             return
         if not options["server"]:
-            raise CommandError("Say which server the code is of: --server https://box.local:8643.")
+            raise CommandError(
+                "Say which server the code is of: --server https://box.local:8643.", returncode=ALREADY_SAID
+            )
         try:
             pair(user, options["server"], options["pair"], name=options["name"], ca_file=options["ca"],
                  fingerprint=options["fingerprint"])  # fmt: skip
         except CannotPair as problem:
-            raise CommandError(f"Not paired: {problem}") from problem
+            raise CommandError(f"Not paired: {problem}", returncode=ALREADY_SAID) from problem
+
+
+def in_words(server: dict | None) -> str:
+    """For a person; `client` reads JSON."""
+    if server is None:
+        return "This client has no server yet. Name one, and its code: --server https://… --pair CODE"
+    return f"Its server is {server['name']} at {server['url']}."

@@ -3,8 +3,10 @@
 import io
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from daemonpulse import program, running
 from daemonpulse.models import User
 
 from ...devices.pages import is_local
@@ -17,21 +19,28 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--user", help="whose device it is (default: the first administrator)")
-        parser.add_argument("--url", default="http://127.0.0.1:8642", help="where the device reaches the server")
+        parser.add_argument("--url", help="where the device reaches the server (default: where it runs)")
 
     def handle(self, *args, **options):
-        offer = Offer(origin=origin_of(options["url"]), code=PairingCode.issue(user_of(options["user"]))[1])
+        if settings.IS_CLIENT:
+            raise CommandError(f"{settings.DATA_DIR} is a client's data folder; devices pair with its server.")
+        where = running.here()
+        offer = Offer(
+            origin=origin_of(options["url"] or where.for_devices), code=PairingCode.issue(user_of(options["user"]))[1]
+        )
         drawing = io.StringIO()
         offer.qr().terminal(out=drawing, compact=True)
         self.stdout.write(drawing.getvalue())
         self.stdout.write(f"Code, good for five minutes:  {offer.shown}")
         self.stdout.write(f"On a phone, open:             {offer.link}")
-        self.stdout.write(f"On a computer, run:           {offer.line}")
+        self.stdout.write(f"On a computer, in DaemonPulse’s folder:\n  {offer.line}")
         if is_local(offer.origin):
             self.stdout.write(
-                f"Only this computer reaches {offer.origin}. For a phone, start the server with `daemonpulse up --tls` "
-                "and name its address: daemonpulse pair-device --url https://…"
+                f"Only this computer reaches {offer.origin}. For a phone, start the server with "
+                f"`{program.line('up', '--tls')}` and make a code again."
             )
+        if where.doubt and not options["url"]:
+            self.stderr.write(where.doubt)
 
 
 def origin_of(url: str) -> str:
@@ -52,6 +61,6 @@ def user_of(name: str | None) -> User:
     users = User.objects.filter(is_active=True)
     user = users.filter(username=name).first() if name else users.filter(is_superuser=True).order_by("pk").first()
     if user is None:
-        known = ", ".join(users.values_list("username", flat=True)[:10]) or "none yet; start `daemonpulse up`"
+        known = ", ".join(users.values_list("username", flat=True)[:10]) or f"none yet; start `{program.line('up')}`"
         raise CommandError(f"There is no {f'active user “{name}”' if name else 'administrator'}. Known users: {known}.")
     return user

@@ -8,7 +8,7 @@ import { withText } from "./draft.js";
 import { Library } from "./library.js";
 import { listView } from "./list.js";
 import { missing, rowOf } from "./mirror.js";
-import { lackingView, lacks, pairView } from "./pair.js";
+import { lackingView, lacks, pairView, workerState } from "./pair.js";
 import { PromptView } from "./prompt.js";
 import { settingsView } from "./settings.js";
 import { statusWords } from "./status.js";
@@ -16,14 +16,23 @@ import { Store } from "./store.js";
 
 const place = (id) => document.getElementById(id);
 
+const RESTORED =
+  "The server was put back to an earlier state, perhaps from a backup. What had ended and it no longer has stays here, " +
+  "“only on this phone”. What still waited is “not accepted”: you say whether it is sent again. What was done and waits " +
+  "there again may run a second time; the earlier answer is kept as a prompt of its own.";
 const CHANGES = { edit: "change", cancel: "cancelling", retry: "retry", delete: "deletion" };
 
 /** A view has title and node ([element, …]), and where it needs them update(), leave(), pause() and arrive(). */
 class App {
-  constructor(library) {
+  constructor(library, worker) {
     this.library = library;
+    worker.then((state) => {
+      this.offline = state;
+      this.view?.update?.();
+    });
     const paired = () => this.view?.isPairing && this.replace("#");
-    this.connection = new Connection(library, { changed: () => this.#showStatus(), paired });
+    const progressed = () => this.view?.update?.();
+    this.connection = new Connection(library, { changed: () => this.#showStatus(), paired, progressed });
     library.listeners.add((news) => this.#changed(news));
   }
 
@@ -37,6 +46,7 @@ class App {
     document.querySelector(".skip-link").addEventListener("click", (event) => this.#skip(event));
     this.show();
     this.#showRefusals();
+    this.#showRestored();
     this.connection.wake();
   }
 
@@ -47,6 +57,7 @@ class App {
     const [name, id] = location.hash.replace(/^#/, "").split("/");
     const code = new URLSearchParams(name).get("pair");
     if (code) return this.#showCode(code);
+    this.#remember();
     closeQuestion(); // it was asked on the screen before
     this.view?.leave?.();
     this.view = this.library.isPaired ? this.#viewOf(name, id) : pairView(this, this.code);
@@ -72,8 +83,19 @@ class App {
 
   /** Instead of the screen that is shown: going back does not lead to what is done with. */
   replace(hash) {
-    if (location.hash === hash || (hash === "#" && !location.hash)) return this.show();
-    location.replace(hash);
+    history.replaceState(history.state, "", hash);
+    this.show();
+  }
+
+  /** As replace(), or back, where this screen was opened from there: not twice in a row. */
+  done(hash) {
+    history.state?.from === hash ? history.back() : this.replace(hash);
+  }
+
+  /** Each entry of the history knows from which screen it was opened. */
+  #remember() {
+    if (!history.state) history.replaceState({ from: this.hash }, "");
+    this.hash = location.hash || "#";
   }
 
   #viewOf(name, id) {
@@ -115,6 +137,7 @@ class App {
     if (news.wiped) return location.reload();
     this.view?.update?.();
     if (news.facts?.includes("refusals")) this.#showRefusals();
+    if (news.facts?.includes("restored")) this.#showRestored();
     this.#showStatus();
   }
 
@@ -127,7 +150,8 @@ class App {
     if (this.isLeaving) return;
     const line = place("status");
     const { words, tone } = statusWords(this.library, this.connection, navigator.onLine);
-    const link = this.connection.isOut && location.hash !== "#pair" ? h("a", { href: "#pair" }, "Pair again") : "";
+    const { isOut, isOther } = this.connection;
+    const link = (isOut || isOther) && location.hash !== "#pair" ? h("a", { href: "#pair" }, "Pair again") : "";
     if (line.textContent === words + (link.textContent ?? "") && line.dataset.tone === tone) return;
     line.dataset.tone = tone;
     line.replaceChildren(h("span", {}, words), link);
@@ -135,22 +159,27 @@ class App {
 
   // What people do
 
-  async submit(fields) {
+  async submit(fields, facts) {
     const id = crypto.randomUUID();
-    await this.enqueue("submit", id, fields);
+    await this.enqueue("submit", id, fields, facts);
     return id;
   }
 
   /** Into the outbox, and off as soon as there is a way. Throws when it could not be kept. */
-  async enqueue(kind, prompt, fields) {
-    await this.library.enqueue(kind, prompt, fields);
+  async enqueue(kind, prompt, fields, facts) {
+    await this.library.enqueue(kind, prompt, fields, facts);
     this.connection.send();
   }
 
-  async resubmit(prompt, fields) {
-    const id = await this.library.replaceRefused(prompt, fields);
+  async resubmit(prompt, fields, facts) {
+    const id = await this.library.replaceRefused(prompt, fields, facts);
     this.connection.send();
     return id;
+  }
+
+  async sendAgain(prompt) {
+    await this.library.sendAgain(prompt);
+    this.connection.send();
   }
 
   /** The prompt with all of its text and system prompt, or null when they cannot be had now. */
@@ -188,18 +217,24 @@ class App {
     this.#note("refused", words, texts.length ? [button] : [], () => this.library.keep({ refusals: undefined }));
   }
 
+  /** Once, until somebody has read it. */
+  #showRestored() {
+    if (!this.library.fact("restored")) return place("message").querySelector("#restored")?.remove();
+    this.#note("restored", RESTORED, [], () => this.library.keep({ restored: undefined }), "Understood");
+  }
+
   async #reuse(texts) {
     const draft = texts.reduce(withText, this.library.fact("draft"));
     await this.library.keep({ draft, refusals: undefined });
     location.hash === "#new" ? this.show() : (location.hash = "#new");
   }
 
-  #note(id, words, buttons, closed = () => {}) {
+  #note(id, words, buttons, closed = () => {}, label = "Close") {
     const onclick = () => {
       note.remove();
       this.attempt(closed);
     };
-    const close = h("button", { type: "button", class: "btn btn-small", onclick }, "Close");
+    const close = h("button", { type: "button", class: "btn btn-small", onclick }, label);
     const text = h("div", { class: "stack-tight" }, typeof words === "string" ? h("p", {}, words) : words);
     const note = h("div", { class: "notice notice-error", id }, text, h("div", { class: "cluster" }, buttons, close));
     const before = place("message").querySelector(`#${id}`);
@@ -232,7 +267,7 @@ class App {
 
   #left(isTold) {
     place("status").replaceChildren();
-    const untold = "The server could not be told. Revoke this device there under Devices.";
+    const untold = "The server could not be told. Revoke this device there under Settings → Your devices.";
     const parts = [
       h("h1", { tabindex: "-1" }, "Signed out"),
       h("p", {}, "Everything that was kept here is erased."),
@@ -286,11 +321,10 @@ function broken(error) {
 async function begin() {
   const missingHere = lacks();
   if (missingHere) return place("content").replaceChildren(...lackingView(missingHere).node);
-  const how = { scope: "/m/", type: "module", updateViaCache: "none" };
-  navigator.serviceWorker?.register("/m/sw.js", how).catch(() => {}); // it works without, while there is a network
+  const worker = workerState(navigator.serviceWorker); // it works without, while there is a network
   const store = await Store.open(await Database.open());
   const library = await new Library(store, navigator.locks, new BroadcastChannel("lmrmq")).load();
-  new App(library).start();
+  new App(library, worker).start();
 }
 
 begin().catch(broken);

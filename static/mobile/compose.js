@@ -1,12 +1,11 @@
 /** Writing: a new prompt, a follow-up, or a change of one that waits. */
 
 import { fieldsOf } from "./abilities.js";
-import { numberOf, wholeText } from "./draft.js";
+import { Latest, numberOf, wholeText } from "./draft.js";
 import { h, icon } from "./dom.js";
 import { rowOf } from "./mirror.js";
 import { problemsOf } from "./problems.js";
 
-const DRAFT_MS = 300;
 const NO_MODELS = "The list comes with the first connection; until then write its key.";
 const WORDS = {
   new: ["New prompt", "Queue it"],
@@ -21,6 +20,7 @@ export class ComposeView {
     const { library } = app;
     const kind = edits ? "edit" : follows ? "follow" : "new";
     Object.assign(this, { app, edits, follows, isDraft: true, isNew: kind === "new" });
+    this.keeper = new Latest((facts) => app.attempt(() => library.keep(facts)));
     this.place = `${kind}/${edits ?? follows}`;
     [this.title, this.verb] = WORDS[kind];
     const { row } = this;
@@ -39,8 +39,9 @@ export class ComposeView {
     return rowOf(this.app.library.mirror, this.app.library.outbox, this.edits ?? this.follows);
   }
 
-  /** The list of models has come while the form was open. */
+  /** The draft or the list of models has changed while the form was open. */
   update() {
+    if (this.isNew && !this.isTouched && this.isDraft) this.#readAnew();
     if (!this.inputs || this.follows || this.inputs.model.tagName === "SELECT") return;
     const models = this.app.library.fact("models");
     if (!models.length) return;
@@ -50,12 +51,15 @@ export class ComposeView {
     this.form.querySelector("#model-hint")?.remove();
   }
 
-  leave() {
-    return this.#keep();
-  }
-
-  pause() {
-    return this.#keep();
+  /** Another tab has queued what stood here, or something was shared: nobody has written here yet. */
+  #readAnew() {
+    const draft = this.app.library.fact("draft") ?? {};
+    if (JSON.stringify(draft) === JSON.stringify(this.draft)) return;
+    this.draft = draft;
+    for (const [name, input] of Object.entries(this.inputs)) {
+      const empty = { model: input.value, priority: "normal" }[name] ?? "";
+      input.value = draft[name] ?? empty;
+    }
   }
 
   #becomeGone() {
@@ -90,7 +94,7 @@ export class ComposeView {
     const whither = h("p", {}, "Goes to ", h("span", { class: "mono" }, model.value), ", with the whole chat so far.");
     const events = {
       onsubmit: (event) => this.#submit(event),
-      oninput: () => this.#keepSoon(),
+      oninput: () => this.#keep(),
       onkeydown: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && this.form.requestSubmit(),
     };
     this.form = h("form", { class: "card form", ...events }, [
@@ -119,7 +123,7 @@ export class ComposeView {
   }
 
   #makeButtons() {
-    const onclick = () => this.#forget();
+    const onclick = (event) => this.#leaveAsItIs(event);
     const back = { class: "btn btn-quiet", href: `#p/${this.edits ?? this.follows}`, onclick };
     const clear = { class: "btn btn-quiet", type: "button", onclick: () => this.#clear() };
     return [
@@ -149,26 +153,31 @@ export class ComposeView {
     this.#showProblems(problems);
     if (problems.length || this.isSending) return;
     this.isSending = true; // a second tap is no second prompt
-    const id = await this.app.attempt(() => this.#send(fields));
+    this.isDraft = false;
+    await this.keeper.writing; // what is typed is on disk until the outbox has it
+    const id = await this.app.attempt(() => this.#send(fields, this.#withoutDraft(fields.model)));
     this.isSending = false;
-    if (!id) return;
-    await this.#forget(fields.model);
-    this.app.replace(`#p/${id}`);
+    this.isDraft = !id;
+    if (id) this.app.done(`#p/${id}`);
   }
 
-  /** What was typed has become a prompt, or should not. */
-  #forget(model) {
-    clearTimeout(this.timer);
+  /** The facts when what was typed has become a prompt, or should not. */
+  #withoutDraft(model) {
+    return this.isNew ? { draft: { model } } : { unsaved: undefined };
+  }
+
+  async #leaveAsItIs(event) {
+    event.preventDefault();
     this.isDraft = false;
-    const facts = this.isNew ? { draft: { model } } : { unsaved: undefined };
-    return this.app.attempt(() => this.app.library.keep(facts));
+    await this.keeper.put(this.#withoutDraft());
+    this.app.done(`#p/${this.edits}`);
   }
 
   /** Returns the id of the prompt that it becomes. */
-  async #send(fields) {
-    if (!this.edits) return this.app.submit(this.follows ? { ...fields, follows: this.follows } : fields);
-    if (this.row?.status.error) return this.app.resubmit(this.edits, { ...this.draft, ...fields });
-    await this.app.enqueue("edit", this.edits, fields);
+  async #send(fields, facts) {
+    if (!this.edits) return this.app.submit(this.follows ? { ...fields, follows: this.follows } : fields, facts);
+    if (this.row?.status.error) return this.app.resubmit(this.edits, { ...this.draft, ...fields }, facts);
+    await this.app.enqueue("edit", this.edits, fields, facts);
     return this.edits;
   }
 
@@ -182,21 +191,14 @@ export class ComposeView {
     first.focus();
   }
 
-  #keepSoon() {
-    clearTimeout(this.timer);
-    this.isTouched = true;
-    this.timer = setTimeout(() => this.#keep(), DRAFT_MS);
-  }
-
-  async #keep() {
-    clearTimeout(this.timer);
+  /** At once: the page may be gone in the next moment. */
+  #keep() {
     if (!this.isDraft) return;
+    this.isTouched = true;
     const { temperature, max_output_tokens } = this.inputs;
     const typed = { temperature: temperature.value, max_output_tokens: max_output_tokens.value };
     const fields = { ...this.#fields(), ...typed };
-    if (!this.isNew && !this.isTouched) return;
-    const facts = this.isNew ? { draft: fields } : { unsaved: { place: this.place, fields } };
-    await this.app.attempt(() => this.app.library.keep(facts));
+    this.keeper.put(this.isNew ? { draft: fields } : { unsaved: { place: this.place, fields } });
   }
 
   #clear() {
@@ -205,7 +207,7 @@ export class ComposeView {
     priority.value = "normal";
     this.errors.replaceChildren();
     text.focus();
-    this.#keepSoon();
+    this.#keep();
   }
 }
 

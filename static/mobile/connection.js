@@ -9,6 +9,7 @@ import { Sync } from "./sync.js";
 
 const ASK_MS = 2500; // with 5 s between pings and 2 s of doubt, a server that is gone is known to be within 10 s
 const LEAVE_MS = 5000;
+const LOOK_MS = 10_000; // whether something executes there is told by a ping only
 const SHOWN_SYNCING_MS = 400; // what is quicker is not worth a word
 
 /** What went wrong, in words for people. */
@@ -19,20 +20,25 @@ export function explain(error) {
   return error.message || "Something went wrong. Try again.";
 }
 
-/** `on` has changed() and paired(). The fields isOut, goneSince, trouble and isSyncing say how things stand. */
+/** `on` has changed(), paired() and progressed(). The fields isOut, isOther, goneSince, trouble and isSyncing say how
+    things stand; `progress` is the last such frame, of a prompt of which nothing has come yet. */
 export class Connection {
   constructor(library, on) {
     Object.assign(this, { library, on, isOut: false, goneSince: null, trouble: null, isSyncing: false });
     this.server = new Server(library, location.origin);
     this.sync = new Sync(library, this.server, navigator.locks, (report) => this.#reported(report));
     const address = `${location.origin.replace(/^http/, "ws")}/ws/sync/v1/`;
-    this.socket = new Socket(library, address, this.#handlers(), () => document.visibilityState === "visible");
+    this.socket = new Socket(library, address, this.#handlers(), this.#isLookedAt);
     this.token = library.fact("pairing")?.token;
+    this.looking = setInterval(() => this.socket.isOpen && this.#isLookedAt() && this.#ask(), LOOK_MS);
     library.listeners.add(() => this.#checkPairing());
   }
 
+  #isLookedAt = () => document.visibilityState === "visible";
+
   /** There may be a way again: use it now. */
   wake() {
+    this.sync.forgetServer();
     if (!this.library.isPaired || this.isOut) return this.on.changed();
     this.socket.connect();
     this.socket.ping();
@@ -43,7 +49,7 @@ export class Connection {
   #checkPairing() {
     const token = this.library.fact("pairing")?.token;
     if (!token || token === this.token) return;
-    Object.assign(this, { token, isOut: false, trouble: null });
+    Object.assign(this, { token, isOut: false, isOther: false, trouble: null });
     this.socket.close();
     this.wake();
     this.on.paired();
@@ -51,13 +57,14 @@ export class Connection {
 
   /** Nothing goes to the server any more, nor comes. */
   stop() {
+    clearInterval(this.looking);
     this.socket.close();
     this.sync.stop();
   }
 
   /** Something new waits to be sent. */
   async send() {
-    if (navigator.onLine) this.sync.run();
+    this.sync.run();
     const worker = await navigator.serviceWorker?.getRegistration("/m/");
     await worker?.sync?.register("outbox").catch(() => {}); // declined: we send when we are open
   }
@@ -83,14 +90,25 @@ export class Connection {
   #handlers() {
     const isNews = (cursor) => cursor !== this.library.fact("cursor");
     return {
-      opened: ({ cursor }) => {
+      opened: ({ cursor, server, is_working: isWorking }) => {
+        this.progress = null;
+        if (server && !this.sync.isOurs(server)) this.sync.forgetServer();
+        else if (isWorking !== undefined && isWorking !== this.library.fact("isWorking"))
+          this.library.keep({ isWorking }).catch(() => {}); // there is no room; the next one tells it again
         this.#reached();
         if (isNews(cursor) || this.library.waiting) this.sync.run();
       },
-      lost: (isFinal) => (isFinal ? this.sync.run() : this.#ask()),
+      lost: (isFinal) => {
+        this.sync.forgetServer();
+        isFinal ? this.sync.run() : this.#ask();
+      },
       doubt: () => this.#ask(),
       poke: (cursor) => isNews(cursor) && this.sync.run(),
       piece: (frame) => this.#piece(frame),
+      progress: (frame) => {
+        this.progress = frame;
+        this.on.progressed?.();
+      },
       restart: (id) => this.#restarted(id),
     };
   }
@@ -98,6 +116,7 @@ export class Connection {
   /** The socket is silent or lost: is the server gone, or only the socket? Where no socket gets through, this is how
       we hear of news. A refusal is an answer; a sync says what it means. */
   async #ask() {
+    if (!this.sync.isOnline()) return this.on.changed();
     try {
       const { cursor } = await this.sync.ping(ASK_MS);
       this.#reached();
@@ -138,7 +157,7 @@ export class Connection {
     clearTimeout(this.syncingTimer);
     this.isSyncing = false;
     if (phase === "syncing") this.syncingTimer = setTimeout(() => this.#stillSyncing(), SHOWN_SYNCING_MS);
-    if (phase === "synced") Object.assign(this, { goneSince: null, trouble: null });
+    if (phase === "synced") Object.assign(this, { goneSince: null, trouble: null, isOther: false });
     if (phase === "failed") this.#failed(error);
     this.on.changed();
   }
@@ -153,6 +172,7 @@ export class Connection {
       this.isOut = true;
       this.socket.close();
     }
+    this.isOther = error.code === "other_server";
     const isOurs = error instanceof CannotOpen || error instanceof StorageFull;
     if (!isOurs && (!error.status || error.status >= 500)) this.goneSince ??= new Date();
     else this.trouble = explain(error);

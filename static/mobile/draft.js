@@ -12,6 +12,31 @@ export function withText(draft, text) {
   return { ...draft, text: [draft?.text, text].filter(Boolean).join("\n\n") };
 }
 
+/** Keeps the newest of what changes quickly: at once, and what comes while that is under way right after it. */
+export class Latest {
+  constructor(write) {
+    this.write = write;
+  }
+
+  /** Resolves when this value, or a newer one, is kept. */
+  put(value) {
+    this.next = { value };
+    return (this.writing ??= this.#work());
+  }
+
+  async #work() {
+    try {
+      while (this.next) {
+        const { value } = this.next;
+        this.next = null;
+        await this.write(value);
+      }
+    } finally {
+      this.writing = null;
+    }
+  }
+}
+
 /** Without half characters, which no server takes: a cut through an emoji leaves them. */
 export function wholeText(text) {
   return text.replace(/[\ud800-\udfff\0]/gu, "\ufffd"); // with u, whole pairs are other characters

@@ -4,10 +4,14 @@
     mirror is changed by whoever syncs, one at a time. Each tells the others what changed, and they read that again. */
 
 import { add, discard, markSent, nextPush, settle, waiting } from "./outbox.js";
-import { afterPush, changesOf, merge, notListed, spare, tooOld } from "./mirror.js";
+import { afterPush, changesOf, lostEntry, lostOnes, merge, notListed, spare, tooOld } from "./mirror.js";
 import { StorageFull } from "./store.js";
 
-const FACTS = ["pairing", "cursor", "limits", "models", "draft", "unsaved", "refusals", "keep", "syncedAt"];
+/** isWorking: whether something executes prompts there. isForgotten: the server does not know this device any more;
+    isRewound: it was paired again after that. restored: the person is to be told that the server was put back. */
+const FACTS = (
+  "pairing cursor limits models draft unsaved refusals keep syncedAt " + "isWorking isForgotten isRewound restored"
+).split(" ");
 const DEFAULTS = { cursor: "", keep: 500, models: [], limits: null, refusals: [] };
 const OUTBOX_LOCK = "lmrmq outbox";
 
@@ -33,6 +37,11 @@ export class Library {
     return waiting(this.outbox).length;
   }
 
+  /** How many prompts something waits to be sent of. */
+  get waitingPrompts() {
+    return new Set(waiting(this.outbox).map(({ prompt }) => prompt)).size;
+  }
+
   get isPaired() {
     return Boolean(this.fact("pairing"));
   }
@@ -42,18 +51,32 @@ export class Library {
     return this.#write({ facts });
   }
 
-  /** One more mutation, on disk when this returns. */
-  async enqueue(kind, prompt, fields) {
+  /** One more mutation, on disk when this returns, with the `facts` that change with it. */
+  async enqueue(kind, prompt, fields, facts) {
     const mutation = { id: crypto.randomUUID(), kind, prompt, at: Date.now(), ...(fields ? { fields } : {}) };
-    await this.#change((outbox) => ({ outbox: add(outbox, mutation) }));
+    await this.#change((outbox) => ({ outbox: add(outbox, mutation), facts }));
   }
 
   /** A prompt that was not accepted: forget it, or put it at the end as a new one. Returns the new one's id. */
-  async replaceRefused(prompt, fields) {
+  async replaceRefused(prompt, fields, facts) {
     const id = crypto.randomUUID();
     const entry = fields && { id: crypto.randomUUID(), kind: "submit", prompt: id, fields, at: Date.now() };
-    await this.#change((outbox) => ({ outbox: [...discard(outbox, prompt), ...(entry ? [entry] : [])] }));
+    await this.#change((outbox) => ({ outbox: [...discard(outbox, prompt), ...(entry ? [entry] : [])], facts }));
     return id;
+  }
+
+  /** What the server lost is wanted once more: with the same id, so that there is never a second one. */
+  async sendAgain(prompt) {
+    const isIt = (entry) => entry.prompt === prompt && entry.error?.code === "lost";
+    const anew = ({ fields }) => ({ id: crypto.randomUUID(), kind: "submit", prompt, fields, at: Date.now() });
+    await this.#change((outbox) => ({
+      outbox: [...outbox.filter((entry) => !isIt(entry)), ...outbox.filter(isIt).map(anew)],
+    }));
+  }
+
+  /** A prompt that is only here. */
+  async forget(prompt) {
+    await this.#write({ mirror: new Map([[prompt, undefined]]) });
   }
 
   /** The next push, marked as sent before anybody sends it. */
@@ -81,16 +104,31 @@ export class Library {
   /** One answer of pull, and the cursor behind it. `listed`: the ids of the listing that it belongs to, or null; they
       are not given up for what stands behind them. */
   async takeIn(answer, listed) {
-    const { put, gone } = changesOf(this.mirror, answer);
-    const mirror = new Map([...put.map((change) => [change.id, change]), ...gone.map((id) => [id, undefined])]);
-    await this.#write({ mirror, facts: listed ? {} : { cursor: answer.cursor }, isDear: (id) => listed?.has(id) });
+    const { put, gone, beside } = changesOf(this.mirror, answer);
+    const told = [...beside, ...put].map((prompt) => [prompt.id, prompt]);
+    const mirror = new Map([...told, ...gone.map((id) => [id, undefined])]);
+    const facts = { ...(listed ? {} : { cursor: answer.cursor }), ...(beside.length ? { restored: true } : {}) };
+    await this.#write({ mirror, facts, isDear: (id) => listed?.has(id) });
     put.forEach((change) => listed?.add(change.id));
   }
 
   /** A listing came to its end, or to as many as we keep. */
-  async endListing(listed, cursor) {
+  async endListing(listed, cursor, isRewound, isToItsEnd) {
+    if (isRewound) return this.#setAside(lostOnes(this.mirror, listed, isToItsEnd), cursor);
     const gone = notListed(this.mirror, listed);
     await this.#write({ mirror: new Map(gone.map((id) => [id, undefined])), facts: { cursor } });
+  }
+
+  /** The server was put back: history stays, and what waited there is asked about. */
+  #setAside({ gone, ended, open }, cursor) {
+    const kept = ended.map((prompt) => [prompt.id, { ...prompt, isOnlyHere: true }]);
+    const left = [...gone, ...open].map(({ id }) => [id, undefined]);
+    const facts = { cursor, restored: true, isRewound: undefined };
+    return this.#change((outbox) => {
+      const isKnown = ({ id }) => outbox.some(({ prompt, kind }) => prompt === id && kind === "submit");
+      const asked = open.filter((prompt) => !isKnown(prompt)).map(lostEntry);
+      return { outbox: [...outbox, ...asked], mirror: new Map([...kept, ...left]), facts };
+    });
   }
 
   async prune() {

@@ -1,9 +1,17 @@
 /** The mirror: what the server told of this person's prompts, and how each of them is shown.
 
-    A mirror is a Map from a prompt's id to its last change (docs/sync.md, pull). Nothing here touches storage. */
+    A mirror is a Map from a prompt's id to its last change (docs/sync.md, pull); with isOnlyHere where the server has
+    lost it. Nothing here touches storage. */
+
+import { fieldsOf } from "./abilities.js";
 
 export const ENDED = new Set(["done", "failed", "cancelled"]);
-const TEXTS = ["text", "system_prompt", "reasoning", "answer"];
+const GIVEN = ["text", "system_prompt", "detail"]; // never longer here than there, but where that was cut
+const TEXTS = [...GIVEN, "reasoning", "answer"];
+const LOST =
+  "The server was put back to an earlier state and has no such prompt now. It may have run before that. " +
+  "Nothing is sent again unless you say so.";
+const CUT = " Only the beginning of its text was kept here.";
 
 /** How many characters, as the server counts them: code points, not UTF-16 units. */
 export function lengthOf(text) {
@@ -27,7 +35,7 @@ export function merge(old, change) {
   const merged = { ...change };
   for (const field of TEXTS) {
     const [ours, theirs] = [old[field] ?? "", change[field] ?? ""];
-    const isOurs = field === "text" || field === "system_prompt" ? change.lengths?.[field] : true;
+    const isOurs = GIVEN.includes(field) ? change.lengths?.[field] : true;
     if (isOurs && ours.length > theirs.length && ours.startsWith(theirs)) merged[field] = ours;
   }
   return merged;
@@ -39,14 +47,47 @@ export function missing(prompt, field) {
   return whole ? Math.max(whole - lengthOf(prompt[field] ?? ""), 0) : 0;
 }
 
-/** {put: [change…], gone: [id…]} for one answer of pull that belongs to no listing. */
+/** {put: [change…], gone: [id…], beside: [prompt…]} for one answer of pull. `beside` is what was done and is told
+    otherwise now, as prompts of their own: the server was put back to an earlier state. */
 export function changesOf(mirror, answer) {
-  return { put: answer.changes.map((change) => merge(mirror.get(change.id), change)), gone: answer.removed ?? [] };
+  const known = answer.changes.map((change) => [mirror.get(change.id), change]);
+  const beside = known.filter(([old, change]) => isOtherwise(old, change)).map(([old]) => old);
+  return {
+    put: known.map(([old, change]) => merge(beside.includes(old) ? undefined : old, change)),
+    gone: answer.removed ?? [],
+    beside: beside.map((old) => ({ ...old, id: crypto.randomUUID(), isOnlyHere: true })),
+  };
+}
+
+/** Of a prompt that a push told to be done, we do not know how it ended before the pull. */
+function isOtherwise(old, change) {
+  if (old?.state !== "done" || !old.finished_at || old.isOnlyHere) return false;
+  return ["state", "attempts", "finished_at"].some((name) => old[name] !== change[name]);
 }
 
 /** What a listing, to its end or to as many as we keep, did not list: it is gone or too old for us. */
 export function notListed(mirror, listed) {
-  return [...mirror.keys()].filter((id) => !listed.has(id));
+  return [...mirror.values()].filter(({ id, isOnlyHere }) => !listed.has(id) && !isOnlyHere).map(({ id }) => id);
+}
+
+/** {gone, ended, open}, prompts: what to do with those that a server which was put back did not list. It may still
+    have what is older than all that it listed, where it was not asked to the end. */
+export function lostOnes(mirror, listed, isToItsEnd) {
+  const prompts = notListed(mirror, listed).map((id) => mirror.get(id));
+  const oldest = Math.min(...[...listed].map((id) => enqueued(mirror.get(id))));
+  const isGone = (prompt) => !isToItsEnd && ENDED.has(prompt.state) && enqueued(prompt) < oldest;
+  const lost = prompts.filter((prompt) => !isGone(prompt));
+  const [ended, open] = [true, false].map((is) => lost.filter(({ state }) => ENDED.has(state) === is));
+  return { gone: prompts.filter(isGone), ended, open };
+}
+
+/** What waited on a server that has lost it, as an entry that somebody has to decide about. */
+export function lostEntry(prompt) {
+  const isCut = ["text", "system_prompt"].some((field) => missing(prompt, field));
+  const fields = { ...fieldsOf(prompt), ...(prompt.follows ? { follows: prompt.follows } : {}) };
+  const error = { code: "lost", message: LOST + (isCut ? CUT : ""), isCut };
+  const at = enqueued(prompt);
+  return { id: crypto.randomUUID(), kind: "submit", prompt: prompt.id, fields, at, wasSent: true, error };
 }
 
 const enqueued = (prompt) => Date.parse(prompt.enqueued_at) || 0;
@@ -60,11 +101,11 @@ export function tooOld(mirror, keep) {
     .map((prompt) => prompt.id);
 }
 
-/** Ids to give up when the device is full: the oldest tenth of what is done. */
+/** Ids to give up when the device is full: the oldest tenth of what is done; first what the server has as well. */
 export function spare(mirror) {
   const done = [...mirror.values()]
     .filter((prompt) => prompt.state === "done")
-    .sort((a, b) => enqueued(a) - enqueued(b));
+    .sort((a, b) => Boolean(a.isOnlyHere) - Boolean(b.isOnlyHere) || enqueued(a) - enqueued(b));
   return done.slice(0, Math.ceil(done.length / 10)).map((prompt) => prompt.id);
 }
 
@@ -115,7 +156,7 @@ export function status(prompt, entries) {
   const submit = entries.find((entry) => entry.kind === "submit");
   if (!prompt && submit?.error) return { state: "refused", label: "not accepted", note: "", error: submit.error };
   const last = entries.filter((entry) => entry.kind !== "submit").at(-1);
-  const note = last ? ON_ITS_WAY[last.kind] : "";
+  const note = last ? ON_ITS_WAY[last.kind] : prompt?.isOnlyHere ? "only on this phone" : "";
   if (!prompt) return { state: "here", label: "queued here", note };
   return { state: prompt.state, label: LABELS[prompt.state] ?? prompt.state, note };
 }

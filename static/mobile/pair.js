@@ -2,6 +2,9 @@
 
 import { explain } from "./connection.js";
 import { h } from "./dom.js";
+import { waits } from "./status.js";
+
+const WORKER_MS = 10_000;
 
 /** What this browser lacks, in words; empty when all is there. */
 export function lacks(scope = globalThis) {
@@ -32,7 +35,8 @@ export function lackingView(missing) {
 
 export function pairView(app, code) {
   const problem = h("div", { role: "alert" });
-  const waiting = app.library.waiting;
+  const waiting = app.library.waitingPrompts;
+  const trust = h("div", {});
   const field = h("input", {
     id: "code",
     autocomplete: "one-time-code",
@@ -46,7 +50,7 @@ export function pairView(app, code) {
     id: "name",
     maxlength: "80",
     autocomplete: "off",
-    value: deviceName(navigator.userAgent),
+    value: app.library.fact("pairing")?.name ?? deviceName(navigator.userAgent),
     required: true,
   });
   const button = h("button", { class: "btn btn-primary" }, "Pair this device");
@@ -61,7 +65,7 @@ export function pairView(app, code) {
       h(
         "p",
         { class: "hint" },
-        "On a computer that is signed in: Devices, then “Pair a device”. It is good for five minutes, once.",
+        "On a computer that is signed in: Settings → Your devices → Pair a device. It is good for five minutes, once.",
       ),
     ),
     h("div", { class: "field" }, h("label", { for: "name" }, "Name of this device"), name),
@@ -69,7 +73,7 @@ export function pairView(app, code) {
       h(
         "p",
         { class: "notice" },
-        `${waiting} ${waiting === 1 ? "change waits" : "changes wait"} here for the account that gave the code.`,
+        `${waits(waiting)} for the account that gave the code.`,
       ),
     h("div", { class: "form-actions" }, button),
   );
@@ -89,8 +93,15 @@ export function pairView(app, code) {
     }
   }
 
+  function update() {
+    const trouble = offlineTrouble(app.offline);
+    if (trouble && !trust.firstElementChild)
+      trust.append(h("p", { class: "notice notice-warning" }, h("span", {}, "Works offline: ", trouble)));
+  }
+
   return {
     title: "Pair",
+    update,
     isPairing: true,
     node: [
       h("h1", { tabindex: "-1" }, "Pair this device"),
@@ -99,10 +110,36 @@ export function pairView(app, code) {
         { class: "muted" },
         "Then you can queue prompts from here, offline too. They are kept encrypted and go out by themselves.",
       ),
+      trust,
       problem,
       form,
     ],
   };
+}
+
+/** Whether the service worker can be had, without which nothing works offline: "yes", "none" (a private window),
+    "untrusted" (browsers load a page whose certificate somebody let pass, but no worker) or "no". */
+export async function workerState(container, milliseconds = WORKER_MS) {
+  if (!container) return "none";
+  let timer;
+  const late = new Promise((resolve) => (timer = setTimeout(resolve, milliseconds, "no")));
+  const isUntrusted = ({ name }) => name === "SecurityError" && location.protocol === "https:";
+  const made = container.register("/m/sw.js", { scope: "/m/", type: "module", updateViaCache: "none" }).then(
+    () => "yes",
+    (error) => (isUntrusted(error) ? "untrusted" : "no"),
+  );
+  return Promise.race([made, late]).finally(() => clearTimeout(timer));
+}
+
+/** What stands in the way of working offline, with the way out; null where nothing does, or it is not known. */
+export function offlineTrouble(state) {
+  const words = {
+    none: "no, this browser keeps no apps",
+    untrusted: "no, this phone does not trust the server’s certificate yet. ",
+    no: "no, the browser could not get what it needs. Perhaps it does not trust the server’s certificate. ",
+  }[state];
+  if (!words) return null;
+  return h("span", {}, words, state !== "none" && h("a", { href: "/ca/" }, "Trust this server"));
 }
 
 /** "Android phone", "iPhone" … for people to tell their devices apart. */

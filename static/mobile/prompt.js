@@ -1,6 +1,6 @@
 /** One prompt: its text, its answer as it comes, and what can be done with it. */
 
-import { abilities, fieldsOf } from "./abilities.js";
+import { abilities, fieldsOf, mayBeThere } from "./abilities.js";
 import { announce, answerText, chip, confirmed, h, icon, output, when } from "./dom.js";
 import { figures } from "./figures.js";
 import { missing, rowOf } from "./mirror.js";
@@ -14,6 +14,9 @@ const NAMES = {
   min_p: "Min P",
   repeat_penalty: "Repeat penalty",
 };
+const PHASES = { load: "The model is being loaded.", prompt: "The prompt is being read." };
+const NOTHING = "Nothing has come yet.";
+const IDLE = "Nothing executes prompts on the server at the moment. It waits there until something does.";
 const PARTS = ["header", "trouble", "request", "answer", "figures"];
 
 export class PromptView {
@@ -40,7 +43,10 @@ export class PromptView {
     const { model, priority, follows, state, reason, explanation, detail, text, system_prompt, settings, lengths } =
       prompt;
     this.#part("header", [model, status, priority, follows, abilities(row)], () => this.#header(row));
-    this.#part("trouble", [status.error, reason, explanation, detail, state], () => trouble(row));
+    const { library } = this.app;
+    const isIdle = state === "queued" && isThere && library.fact("isWorking") === false;
+    const build = () => [isIdle ? notice("warning", h("p", {}, IDLE)) : [], this.#trouble(row)];
+    this.#part("trouble", [status.error, reason, explanation, detail, lengths, state, isIdle], build);
     this.#part("request", [text, system_prompt, settings, lengths], () => this.#request(prompt));
     if (isThere) this.#showAnswer(prompt);
     this.#part("figures", [state, prompt.stats, prompt.finished_at], () => figures(prompt));
@@ -86,6 +92,7 @@ export class PromptView {
     const link = (label, href, kind = "") => h("a", { class: `btn ${kind}`, href }, label);
     const button = (label, onclick, kind = "") => h("button", { type: "button", class: `btn ${kind}`, onclick }, label);
     return [
+      can.sendAgain && button([icon("send"), "Send it again"], () => this.#sendAgain(), "btn-primary"),
       can.followUp && link("Follow up", `#new/${this.id}`, "btn-primary"),
       can.edit && link("Edit", `#edit/${this.id}`),
       can.retry && button("Retry", () => this.#ask("retry"), "btn-primary"),
@@ -123,7 +130,34 @@ export class PromptView {
     const shown = this.parts.answer;
     for (const kind of ["reasoning", "answer"]) append(shown.querySelector(`[data-kind=${kind}]`), prompt[kind] ?? "");
     shown.querySelector("details").hidden = !reasoning;
-    shown.querySelector("[data-waits]").hidden = Boolean(answer || reasoning);
+    const waits = shown.querySelector("[data-waits]");
+    waits.hidden = Boolean(answer || reasoning);
+    if (!waits.hidden) this.#showProgress(waits);
+  }
+
+  #showProgress(waits) {
+    const { progress } = this.app.connection;
+    const words = (progress?.prompt === this.id && PHASES[progress.phase]) || NOTHING;
+    const [text, meter] = ["p", "progress"].map((tag) => waits.querySelector(tag));
+    if (text.textContent !== words) text.textContent = words;
+    meter.hidden = words === NOTHING;
+    if (!meter.hidden && Number.isFinite(progress.fraction)) meter.setAttribute("value", progress.fraction);
+    else meter.removeAttribute("value");
+  }
+
+  #trouble({ prompt, status }) {
+    if (status.error) {
+      const isLost = status.error.code === "lost";
+      const words = isLost ? "" : h("b", {}, "The server did not accept it. ");
+      const canSend = isLost && !status.error.isCut;
+      const next = canSend ? "Send it again, change it, or delete it." : "Change it and send it again, or delete it.";
+      return notice("error", [h("p", {}, words, status.error.message), h("p", {}, next)]);
+    }
+    const { state, explanation, detail } = prompt;
+    if (!["failed", "queued"].includes(state) || !(explanation || detail)) return [];
+    const told = detail && h("p", { class: "detail mono", dir: "auto" }, detail);
+    const parts = [explanation && h("p", {}, explanation), told, this.#restButton(prompt, "detail")];
+    return notice(state === "failed" ? "error" : "warning", parts);
   }
 
   #ended(prompt) {
@@ -147,6 +181,8 @@ export class PromptView {
     const rest = missing(prompt, field);
     const get = () => this.app.attempt(() => this.app.connection.sync.whole(prompt, field));
     const label = `Get the other ${rest.toLocaleString()} characters`;
+    if (rest > 0 && prompt.isOnlyHere)
+      return h("p", { class: "hint" }, `The other ${rest.toLocaleString()} characters were on the server only.`);
     return rest > 0 && h("button", { type: "button", class: "btn", onclick: get }, label);
   }
 
@@ -160,6 +196,10 @@ export class PromptView {
     };
     const onclick = () => this.app.attempt(copy);
     return h("button", { type: "button", class: "btn btn-quiet btn-small", onclick }, icon("copy"), words);
+  }
+
+  #sendAgain() {
+    return this.#once(() => this.app.attempt(() => this.app.sendAgain(this.id)));
   }
 
   #ask(kind) {
@@ -185,14 +225,24 @@ export class PromptView {
     });
   }
 
+  /** What a deletion would do, as far as it is known. */
+  #deletion() {
+    const { isThere, status, entries, prompt } = this.row;
+    if (prompt.isOnlyHere) return "It is only on this phone, so then it is gone.";
+    if (isThere) return "It is deleted here and on the server, with its answer.";
+    if (status.error) return "The server does not have it, so then it is gone.";
+    if (!mayBeThere(entries)) return "It has not been sent yet.";
+    return "It was sent, and the server has not answered yet. If it arrived, it is deleted there too.";
+  }
+
   async #remove() {
-    const { isThere, status } = this.row;
-    const there = "It is deleted here and on the server, with its answer.";
-    const here = "It has not been sent, and will not be.";
-    if (!(await confirmed("Delete this prompt?", isThere ? there : here, "Delete it"))) return;
-    const discard = () => this.app.attempt(() => this.app.library.replaceRefused(this.id));
-    const done = status.error ? await discard() : await this.#ask("delete");
-    if (done !== null) this.app.replace("#");
+    const { prompt, status } = this.row;
+    const { library } = this.app;
+    if (!(await confirmed("Delete this prompt?", this.#deletion(), "Delete it"))) return;
+    const drop = prompt.isOnlyHere ? () => library.forget(this.id) : () => library.replaceRefused(this.id);
+    const isHere = prompt.isOnlyHere || status.error;
+    const done = isHere ? await this.app.attempt(drop) : await this.#ask("delete");
+    if (done !== null) this.app.done("#");
   }
 }
 
@@ -205,21 +255,13 @@ function live() {
   const thoughts = [h("summary", {}, "Reasoning"), output("", { "data-kind": "reasoning" })];
   const parts = [
     h("details", { class: "output-reasoning", hidden: true }, thoughts),
-    h("p", { class: "muted", "data-waits": true }, "Nothing has come yet."),
+    h("div", { "data-waits": true }, [
+      h("p", { class: "muted", id: "waits" }, NOTHING),
+      h("progress", { class: "meter", max: "1", hidden: true, "aria-labelledby": "waits" }),
+    ]),
     output("", { "data-live": true, "data-kind": "answer" }),
   ];
   return card("answer", "Answer", null, parts, true);
-}
-
-function trouble({ prompt, status }) {
-  if (status.error) {
-    const why = h("p", {}, h("b", {}, "The server did not accept it. "), status.error.message);
-    return notice("error", [why, h("p", {}, "Change it and send it again, or delete it.")]);
-  }
-  const { state, explanation, detail } = prompt;
-  if (!["failed", "queued"].includes(state) || !explanation) return [];
-  const told = detail && h("p", { class: "detail mono", dir: "auto" }, detail);
-  return notice(state === "failed" ? "error" : "warning", [h("p", {}, explanation), told]);
 }
 
 function notice(kind, children) {

@@ -50,7 +50,10 @@ export class Server {
     const { device, sealed, server } = told;
     await this.library.store.keepSealingKey(key);
     const pairing = { device, name: told.name, sealed, token: value.token, server };
-    await this.library.keep({ pairing, cursor: "", limits: undefined });
+    // The same server, and it had forgotten us: it was put back to a state from before the pairing.
+    const isForgotten = this.library.fact("isForgotten") && this.library.fact("pairing")?.server?.id === server.id;
+    const fresh = { cursor: "", limits: undefined, isForgotten: undefined };
+    await this.library.keep({ ...fresh, pairing, ...(isForgotten ? { isRewound: true } : {}) });
   }
 
   async #plain(name, body, milliseconds, token) {

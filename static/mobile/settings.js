@@ -1,6 +1,8 @@
 /** About this device: whom it belongs to, what it keeps, and the way out. */
 
 import { confirmed, h, when } from "./dom.js";
+import { offlineTrouble } from "./pair.js";
+import { waits } from "./status.js";
 
 const KEPT = [100, 500, 2000];
 const THEMES = [
@@ -34,18 +36,35 @@ export function settingsView(app) {
   );
 
   function update() {
+    showFacts();
+    showInstall();
+  }
+
+  function showFacts() {
     const pairing = library.fact("pairing");
     if (!pairing) return;
     const rows = [
       ["This device", pairing.name],
       ["Server", `${pairing.server.name}, version ${pairing.server.version}`],
       ["Last sync", library.fact("syncedAt") ? when(new Date(library.fact("syncedAt")).toISOString()) : "not yet"],
-      ["Waiting here", library.waiting],
+      ["Executes prompts", { true: "yes", false: "not at the moment" }[library.fact("isWorking")] ?? "not known yet"],
+      ["Waiting here", library.waitingPrompts],
       ["Prompts kept", library.mirror.size],
       ["Sealed", pairing.sealed ? "yes, only the server can read it" : "no"],
-      ["Works offline", navigator.serviceWorker?.controller ? "yes" : "not yet"],
+      ["Works offline", offline()],
     ];
+    const told = JSON.stringify(rows.map(([, value]) => value.textContent ?? value));
+    if (told === facts.dataset.told) return; // a link there keeps the focus
+    facts.dataset.told = told;
     facts.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  }
+
+  function offline() {
+    if (navigator.serviceWorker?.controller) return "yes";
+    return offlineTrouble(app.offline) ?? "not yet";
+  }
+
+  function showInstall() {
     const button = h("button", { type: "button", class: "btn", onclick: () => app.install() }, "Install the app");
     if (install.dataset.can === String(app.canInstall)) return; // it keeps the focus
     install.dataset.can = app.canInstall;
@@ -82,9 +101,8 @@ export function settingsView(app) {
   }
 
   async function signOut() {
-    const lost = library.waiting
-      ? `${library.waiting} that ${library.waiting === 1 ? "waits" : "wait"} here will be lost. `
-      : "";
+    const count = library.waitingPrompts;
+    const lost = count ? `${waits(count).replace(" ", " that ")} will be lost. ` : "";
     const detail = `${lost}All that this device keeps is erased. What the server has stays there.`;
     if (await confirmed("Sign out and erase?", detail, "Sign out")) await app.signOut();
   }

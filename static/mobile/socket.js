@@ -14,7 +14,8 @@ export function reconnectDelay(failures, random = Math.random) {
 }
 
 export class Socket {
-  /** `on` has opened(welcome), lost(isFinal, reason), doubt(), poke(cursor), piece(frame), restart(prompt). */
+  /** `on` has opened(welcome), lost(isFinal, reason), doubt(), poke(cursor), piece(frame), progress(frame),
+      restart(prompt). */
   constructor(library, url, on, isLookedAt = () => true) {
     Object.assign(this, { library, url, on, isLookedAt, failures: 0, watched: [], link: null, isOpen: false });
   }
@@ -93,6 +94,7 @@ export class Socket {
     else if (frame.type === "ping") this.#send({ type: "pong" });
     else if (frame.type === "poke") this.on.poke(frame.cursor);
     else if (frame.type === "piece") this.on.piece(frame);
+    else if (frame.type === "progress") this.on.progress(frame);
     else if (frame.type === "restart") this.on.restart(frame.prompt);
   }
 

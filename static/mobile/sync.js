@@ -7,7 +7,11 @@ import { StorageFull } from "./store.js";
 
 const SYNC_LOCK = "lmrmq sync";
 const MODELS_MS = 30_000; // how long the list of models counts as new
+const SURE_MS = 30_000; // how long after its last ping a server is believed to be there, and the same one
 const PULL_MS = 60_000; // an answer of 1 MB over a slow line
+
+const ANOTHER =
+  "Another server answers at this address. What waits here was not sent to it. If that is your server now, pair again.";
 
 /** Codes after which trying again by itself would not help. */
 const FINAL = new Set([
@@ -27,6 +31,14 @@ export class Sync {
   constructor(library, server, locks, report = () => {}, later = (call, ms) => setTimeout(call, ms)) {
     Object.assign(this, { library, server, locks, report, later, failures: 0, modelsAt: -Infinity, most: Infinity });
     this.reading = new Set();
+    this.isOnline = () => globalThis.navigator?.onLine !== false;
+    this.forgetServer();
+  }
+
+  /** Who knows whether it is there still, or another one: ask before anything is sent. What was never sent can still
+      be changed (rule 3). */
+  forgetServer() {
+    this.sureUntil = -Infinity;
   }
 
   /** Sync now; a call during a run makes one more. Returns whether it succeeded. */
@@ -60,6 +72,7 @@ export class Sync {
 
   async #try() {
     clearTimeout(this.timer);
+    if (!this.isOnline()) return false; // there will be a wake()
     this.report({ phase: "syncing" });
     try {
       await this.locks.request(SYNC_LOCK, () => this.#once());
@@ -75,6 +88,8 @@ export class Sync {
   #failed(error) {
     if (this.isStopped) return;
     this.failures += 1;
+    this.forgetServer();
+    if (error.code === "unknown_token") this.library.keep({ isForgotten: true }).catch(() => {}); // it is full, or gone
     const wait = error.told?.retry_after ? error.told.retry_after * 1000 : delay(this.failures);
     if (this.later && !FINAL.has(error.code)) this.timer = this.later(() => this.run(), wait);
     this.report({ phase: "failed", error });
@@ -82,7 +97,7 @@ export class Sync {
 
   async #once() {
     if (!this.library.isPaired) return;
-    if (!this.library.fact("limits")) await this.ping();
+    if (!this.library.fact("limits") || performance.now() > this.sureUntil) await this.ping();
     await this.#push();
     await this.#models();
     await this.#pull();
@@ -92,8 +107,26 @@ export class Sync {
 
   async ping(milliseconds) {
     const told = await this.server.call("ping", { pending: this.library.waiting }, milliseconds);
-    await this.library.keep({ limits: told.limits, pairing: { ...this.library.fact("pairing"), server: told.server } });
+    const pairing = this.library.fact("pairing");
+    if (!this.isOurs(told.server)) throw new Refusal(409, { code: "other_server", message: ANOTHER });
+    this.sureUntil = performance.now() + SURE_MS;
+    await this.#note({
+      limits: told.limits,
+      isWorking: told.is_working,
+      isForgotten: undefined,
+      pairing: { ...pairing, name: told.device?.name ?? pairing.name, server: told.server },
+    });
     return told;
+  }
+
+  isOurs(server) {
+    return this.library.fact("pairing")?.server?.id === server?.id;
+  }
+
+  /** Keep what is new of these facts. */
+  #note(facts) {
+    const isNews = ([name, value]) => JSON.stringify(value) !== JSON.stringify(this.library.fact(name));
+    return this.library.keep(Object.fromEntries(Object.entries(facts).filter(isNews)));
   }
 
   /** Everything that waits, in its order. */
@@ -126,18 +159,20 @@ export class Sync {
 
   async #pull() {
     let cursor = this.library.fact("cursor");
-    let listed = null;
-    let live = "";
+    let [listed, live, isRewound] = [null, "", false];
     for (;;) {
       const answer = await this.server.call("pull", { cursor }, PULL_MS);
-      if (answer.reset) [listed, live] = [new Set(), answer.live];
+      if (answer.reset) {
+        [listed, live] = [new Set(), answer.live];
+        isRewound = Boolean(answer.rewound || this.library.fact("isRewound"));
+      }
       const isFull = await this.#takenIn(answer, listed);
       cursor = answer.cursor;
       const isEnd = isFull || !answer.more || listed?.size >= this.library.fact("keep");
       if (isEnd && !listed) return;
       if (!isEnd) continue;
       cursor = live || cursor;
-      await this.library.endListing(listed, cursor);
+      await this.library.endListing(listed, cursor, isRewound, !isFull && !answer.more);
       listed = null;
     }
   }

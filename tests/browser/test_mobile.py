@@ -75,15 +75,20 @@ ANOTHER_KEY = """async () => {
 }"""
 
 BY_THEME = {"runOnly": {"type": "rule", "values": ["color-contrast", "target-size", "link-in-text-block"]}}
-# By how many pixels the page goes sideways when the reader's text has twice the size.
+# When the reader's text has twice the size: by how many pixels the page goes sideways, and which part of the screen the
+# bars at its edges hide from somebody who reads on.
 LARGE_TEXT = """() => {
   const root = document.documentElement;
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(':root { font-size: 200% !important; }');
   document.adoptedStyleSheets = [sheet];
   const over = root.scrollWidth - innerWidth;
+  scrollTo(0, 250);
+  const bars = ['status', 'nav'].map(id => document.getElementById(id).getBoundingClientRect());
+  const hidden = bars.map(({top, bottom}) => Math.max(Math.min(bottom, innerHeight) - Math.max(top, 0), 0));
+  scrollTo(0, 0);
   document.adoptedStyleSheets = [];
-  return over;
+  return [over, (hidden[0] + hidden[1]) / innerHeight];
 }"""
 
 # What a phone does when another app shares a text with this one.
@@ -260,6 +265,8 @@ def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone,
     page.get_by_label("Longest answer").fill("1,000")
     page.get_by_role("button", name="Save the change").tap()
     wait_for(lambda: site.prompt(prompt_id)["settings"] == {"temperature": 0.5, "max_output_tokens": 1000}, 15)
+    page.go_back()  # neither to the form nor to the same screen once more
+    expect(page.get_by_role("heading", name="Prompts", exact=True)).to_be_visible()
 
     phone.set_offline(True)
     gone = write(page, "For a model that goes", OUNCE)
@@ -309,8 +316,9 @@ def test_what_other_apps_share_becomes_a_draft_and_signing_out_offline_erases_ev
     textbox = page.get_by_role("textbox", name="Prompt", exact=True)
     expect(textbox).to_have_value(f"{MARKER} shared")
     assert MARKER not in page.evaluate(DUMP)
-    page.reload()
-    expect(textbox).to_have_value(f"{MARKER} shared")
+    textbox.fill(f"{MARKER} shared, and more")
+    page.reload()  # at once
+    expect(textbox).to_have_value(f"{MARKER} shared, and more")
     phone.set_offline(True)
     write(page, f"{MARKER} is lost")
     page.get_by_role("link", name="Settings").tap()
@@ -431,8 +439,10 @@ def checked(page, name: str) -> list[str]:
         sideways = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
         if sideways > 0:
             found.append(f"{name} at {width} scrolls sideways by {sideways} px")
-    page.set_viewport_size({"width": 320, "height": 800})
-    sideways = page.evaluate(LARGE_TEXT)
+    page.set_viewport_size({"width": 320, "height": 568})
+    sideways, hidden = page.evaluate(LARGE_TEXT)
     if sideways > 0:
         found.append(f"{name} at 320 with large text scrolls sideways by {sideways} px")
+    if hidden > 0.15:
+        found.append(f"{name} at 320 with large text: bars hide {hidden:.0%} of the screen")
     return found

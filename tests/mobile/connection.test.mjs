@@ -37,11 +37,11 @@ class Link {
   }
 
   /** Admitted, as the server does it. */
-  async welcome(server) {
+  async welcome(server, more = {}) {
     this.onopen();
     await until(() => this.sent.length);
     this.n = 0;
-    await this.say(server, { type: "welcome", cursor: server.cursor });
+    await this.say(server, { type: "welcome", cursor: server.cursor, ...more });
   }
 
   async say(server, frame) {
@@ -67,8 +67,9 @@ afterEach(() => open.forEach((connection) => connection.stop()));
 
 async function connected({ server = new ScriptedServer(), database = new Memory(), channel = null } = {}) {
   const library = await new Library(await Store.open(database), navigator.locks, channel).load();
-  const told = { paired: 0 };
-  const connection = new Connection(library, { changed() {}, paired: () => (told.paired += 1) });
+  const told = { paired: 0, progressed: 0 };
+  const on = { changed() {}, paired: () => (told.paired += 1), progressed: () => (told.progressed += 1) };
+  const connection = new Connection(library, on);
   connection.server.fetch = (...how) => server.fetch(...how);
   open.push(connection);
   if (!library.isPaired) await connection.server.pair("CODE", "Phone", "phone");
@@ -156,4 +157,44 @@ test("what is watched already is not said again with each change", async () => {
 test("devices do not all come back in the same moment", () => {
   assert.deepEqual([reconnectDelay(0, () => 0), reconnectDelay(9, () => 0)], [500, 30_000]);
   assert.ok(reconnectDelay(9, () => 0.99) >= 15_000 && reconnectDelay(9, () => 0.99) < 16_000);
+});
+
+test("the socket tells how far a prompt is, and whether anything executes there", async () => {
+  const { server, library, connection, told } = await connected();
+  connection.wake();
+  await Link.all.at(-1).welcome(server, { server: { id: "s" }, is_working: false });
+  await until(() => library.fact("isWorking") === false);
+  const frame = { type: "progress", prompt: "p", phase: "load", fraction: 0.5 };
+  await Link.all.at(-1).say(server, frame);
+  assert.deepEqual([connection.progress, told.progressed], [frame, 1]);
+});
+
+test("another server at the other end of the socket gets nothing pushed", async () => {
+  const { server, library, connection } = await connected();
+  server.id = "another";
+  connection.wake();
+  await connection.sync.running;
+  await Link.all.at(-1).welcome(server, { server: { id: "another" }, is_working: true });
+  await library.enqueue("submit", "p", { model: "otter", text: "t" });
+  await connection.send();
+  await until(() => connection.isOther);
+  await connection.sync.running;
+  assert.deepEqual([server.pushes.length, library.waiting, connection.goneSince], [0, 1, null]);
+});
+
+test("a server that is away gets nothing, so that what waits can still be changed", async () => {
+  const { server, library, connection } = await connected();
+  connection.wake();
+  await Link.all.at(-1).welcome(server);
+  await connection.sync.running;
+  server.isDown = true;
+  Link.all.at(-1).onclose({ code: 1006, reason: "" });
+  await library.enqueue("submit", "p", { model: "otter", text: "t" });
+  await connection.send();
+  await connection.sync.running;
+  navigator.onLine = false;
+  server.isDown = false;
+  await connection.send();
+  await connection.sync.running;
+  assert.deepEqual([library.outbox[0].wasSent, server.pushes.length], [undefined, 0]);
 });

@@ -14,6 +14,9 @@ export class ScriptedServer {
   pulls = 0;
   seen = 0;
   limits = { body_bytes: 100_000, mutations: 20, text_characters: 10, watched: 20 };
+  id = "s";
+  deviceName = "Phone";
+  isWorking = true;
   isDown = false;
   losesAnswers = 0;
   page = 200;
@@ -40,7 +43,7 @@ export class ScriptedServer {
     const raw = hkdfSync("sha256", ours.computeSecret(theirs), salt, "daemonpulse sync 1", 32);
     this.key = await crypto.subtle.importKey("raw", raw, "AES-GCM", false, ["encrypt", "decrypt"]);
     const box = await seal(this.key, { kid: DEVICE, re: 0, status: 200 }, { token: "dpd_secret" });
-    const server = { id: "s", name: "box", version: "1", protocol: 1 };
+    const server = { id: this.id, name: "box", version: "1", protocol: 1 };
     return { device: DEVICE, name: "Phone", sealed: true, public_key: point.toString("base64url"), box, server };
   }
 
@@ -52,7 +55,13 @@ export class ScriptedServer {
     return [200, this[call](body)];
   }
 
-  ping = () => ({ server: { id: "s", name: "box", version: "1" }, limits: this.limits, cursor: this.cursor });
+  ping = () => ({
+    server: { id: this.id, name: "box", version: "1" },
+    device: { name: this.deviceName },
+    is_working: this.isWorking,
+    limits: this.limits,
+    cursor: this.cursor,
+  });
   models = () => ({ models: [{ key: "otter", name: "Otter", is_usable: true }] });
 
   push({ mutations }) {
@@ -101,6 +110,13 @@ export class ScriptedServer {
     this.log.push(id);
   }
 
+  /** As it was when it had these prompts only: without their receipts, and with a shorter log. */
+  restore(prompts) {
+    this.prompts = new Map(prompts.map((prompt) => [prompt.id, prompt]));
+    this.receipts.clear();
+    this.log = prompts.map(({ id }) => id);
+  }
+
   get cursor() {
     return `e.${this.log.length}`;
   }
@@ -108,7 +124,8 @@ export class ScriptedServer {
   pull({ cursor }) {
     this.pulls += 1;
     const [kind, number] = cursor.split(".");
-    if (kind === "e") {
+    const isAhead = kind === "e" && Number(number) > this.log.length;
+    if (kind === "e" && !isAhead) {
       const end = Math.min(Number(number) + this.page, this.log.length);
       const ids = [...new Set(this.log.slice(Number(number), end))];
       return {
@@ -119,7 +136,7 @@ export class ScriptedServer {
         reset: false,
       };
     }
-    const at = Number(number ?? 0);
+    const at = isAhead ? 0 : Number(number ?? 0);
     const all = [...this.prompts.values()].reverse();
     const more = at + this.page < all.length;
     return {
@@ -129,6 +146,7 @@ export class ScriptedServer {
       live: this.cursor,
       more,
       reset: at === 0,
+      ...(isAhead ? { rewound: true } : {}),
     };
   }
 

@@ -144,3 +144,21 @@ test("what another tab stored does not shorten the answer that comes here", asyn
   assert.equal(other.mirror.get("p").answer, "One, two, three");
   channels.forEach((channel) => channel.close());
 });
+
+test("a draft goes in the moment in which the outbox has it", async () => {
+  const database = new Memory();
+  const library = await opened(database);
+  await library.keep({ draft: { text: "dear words" } });
+  const writes = [];
+  const write = database.write.bind(database);
+  database.write = async (changes) => {
+    writes.push(changes.map(([table]) => table).sort());
+    return write(changes);
+  };
+  await library.enqueue("submit", "p", { model: "m", text: "dear words" }, { draft: { model: "m" } });
+  await library.replaceRefused("p", { model: "m", text: "other" }, { unsaved: undefined });
+  assert.deepEqual(writes[0], ["facts", "outbox"]);
+  assert.equal(writes.length, 2);
+  const { outbox, facts } = await opened(database);
+  assert.deepEqual([outbox.map(({ fields }) => fields.text), facts.draft], [["other"], { model: "m" }]);
+});

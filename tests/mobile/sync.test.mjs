@@ -1,29 +1,10 @@
-import { Locks, Memory } from "./setup.mjs";
-import { ScriptedServer } from "./server.mjs";
+import { paired } from "./device.mjs";
 
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { Library } from "../../static/mobile/library.js";
-import { Server, Unreachable } from "../../static/mobile/server.js";
-import { StorageFull, Store } from "../../static/mobile/store.js";
-import { Sync } from "../../static/mobile/sync.js";
-
-/** A paired device and its server. `reports` are what the screen is told, `later` what is to be tried again, in ms. */
-async function paired(server = new ScriptedServer(), database = new Memory(), locks = new Locks()) {
-  const library = await new Library(await Store.open(database), locks).load();
-  const calls = new Server(library, "http://here", server.fetch);
-  if (!library.isPaired) await calls.pair("CODE", "Phone", "phone");
-  const [reports, later] = [[], []];
-  const sync = new Sync(
-    library,
-    calls,
-    locks,
-    (report) => reports.push(report),
-    (_, ms) => later.push(ms),
-  );
-  return { server, database, locks, library, calls, sync, reports, later };
-}
+import { Unreachable } from "../../static/mobile/server.js";
+import { StorageFull } from "../../static/mobile/store.js";
 
 const write = async (library, count) => {
   for (let n = 0; n < count; n++) await library.enqueue("submit", `p${n}`, { model: "otter", text: `number ${n}` });
@@ -284,4 +265,72 @@ test("after it signed out nothing is tried any more", async () => {
   };
   assert.equal(await sync.run(), false);
   assert.deepEqual([later, reports.at(-1).phase, library.isPaired, library.waiting], [[], "syncing", false, 0]);
+});
+
+test("a server that cannot be reached gets nothing, so what waits can still be changed", async () => {
+  const { server, library, sync } = await paired();
+  await sync.run();
+  await write(library, 1);
+  server.isDown = true; // it was there a moment ago
+  sync.forgetServer(); // the socket was lost
+  await sync.run();
+  assert.equal(library.outbox[0].wasSent, undefined);
+  await library.enqueue("delete", "p0");
+  assert.equal(library.outbox.length, 0);
+});
+
+test("while the phone is offline nothing is tried", async () => {
+  const { server, library, sync, later } = await paired();
+  await sync.run();
+  await write(library, 1);
+  const before = server.seen;
+  sync.isOnline = () => false;
+  assert.equal(await sync.run(), false);
+  assert.deepEqual([server.seen, library.outbox[0].wasSent, later], [before, undefined, []]);
+  sync.isOnline = () => true;
+  assert.equal(await sync.run(), true);
+  assert.equal(server.prompts.size, 1);
+});
+
+test("another server that answers in its place gets nothing", async () => {
+  const { server, library, sync, reports } = await paired();
+  await sync.run();
+  await write(library, 2);
+  sync.forgetServer();
+  server.id = "another";
+  assert.equal(await sync.run(), false);
+  assert.match(reports.at(-1).error.message, /^Another server answers/);
+  assert.deepEqual([server.pushes.length, library.waiting, library.fact("pairing").server.id], [0, 2, "s"]);
+  server.id = "s";
+  assert.equal(await sync.run(), true);
+  assert.equal(server.prompts.size, 2);
+});
+
+test("a server that the app itself finds changed gets nothing either, after a restart", async () => {
+  const first = await paired();
+  await first.sync.run();
+  await write(first.library, 1);
+  first.server.id = "another";
+  const { sync } = await paired(first.server, first.database); // such as the worker
+  assert.equal(await sync.run(), false);
+  assert.equal(first.server.pushes.length, 0);
+});
+
+test("it learns what the server calls it, and whether anything executes there", async () => {
+  const { server, library, sync } = await paired();
+  Object.assign(server, { deviceName: "Anna's phone", isWorking: false });
+  await sync.run();
+  assert.deepEqual([library.fact("pairing").name, library.fact("isWorking")], ["Anna's phone", false]);
+  const told = [];
+  library.listeners.add((news) => told.push(news));
+  await sync.ping();
+  assert.deepEqual(told, []); // nothing new, nothing written
+});
+
+test("changes are counted by their prompts", async () => {
+  const { library } = await paired();
+  await library.enqueue("submit", "p", { model: "otter", text: "t" });
+  await library.enqueue("cancel", "p");
+  await library.enqueue("retry", "q");
+  assert.deepEqual([library.waiting, library.waitingPrompts], [3, 2]);
 });

@@ -35,10 +35,13 @@ class NodeActionCommand(BaseCommand):
     def handle(self, *args, **options):
         node = managed_node(options["node"])
         command = NodeCommand.ask(node, self.action)
+        shown = 0  # characters of what another process noted
         while command.is_open:
-            if not operations.is_busy(node):
-                operations.run(command, on_line=self.stdout.write)
+            if not operations.is_busy(node) and operations.run(command, on_line=self.stdout.write):
+                break
             operations.wait(command)  # the worker was faster, or is at another command of this node
+            self.stdout.write(command.output[shown:], ending="")
+            shown = len(command.output)
         if command.state != NodeCommand.State.DONE:
             raise CommandError(command.problem)
         self.stdout.write(f"{node}: done.")

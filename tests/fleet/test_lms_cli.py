@@ -40,6 +40,7 @@ def test_our_secrets_do_not_travel_into_the_daemons_environment(studio, lms, mon
     monkeypatch.setenv("DAEMONPULSE_KEY", "secret")
     process = lms.start("daemon", "up")
     try:
+        assert wait_for(lambda: psutil.Process(process.pid).environ())  # empty until the program is there
         environment = psutil.Process(process.pid).environ()
     finally:
         process.communicate()

@@ -5,6 +5,7 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
+from fleet import operations
 from fleet.agent.keys import AgentKey
 from fleet.hosts import ThisMachine
 from fleet.lms.errors import Problem
@@ -89,6 +90,21 @@ def test_it_starts_stops_and_restarts_the_only_node_there_is(capsys, studio):
     assert list(Command.objects.order_by("asked_at").values_list("action", "state", "user")) == [
         ("server_start", "done", None), ("server_restart", "done", None), ("server_stop", "done", None),
     ]  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_shows_what_the_worker_hears_that_was_faster(capsys, studio, monkeypatch):
+    Node.objects.create(name="here", base_url=studio.url)
+    run = operations.run
+
+    def run_by_the_worker(command, **here):
+        run(Command.objects.get(pk=command.pk))
+        return False
+
+    monkeypatch.setattr(operations, "run", run_by_the_worker)
+    out = said(capsys, "daemon_start")
+    assert out.count("Success! Server is now running") == 1
+    assert out.endswith("\nhere: done.\n")
 
 
 @pytest.mark.django_db(transaction=True)

@@ -79,7 +79,6 @@ class Sync(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.savepoint = transaction.savepoint()
-        self.went_back = False
         self.phones = []
         for owner, devices in self.cast:
             person = Person(owner)
@@ -314,7 +313,6 @@ class Sync(RuleBasedStateMachine):
         jumped = self.jumped + timedelta(hours=hours)
         if abs(jumped) <= MOST_JUMPED:
             type(self).jumped = jumped
-            self.went_back |= hours < 0
         Receipt.forget_old()
 
     # What a push may do
@@ -387,11 +385,15 @@ class Sync(RuleBasedStateMachine):
             if one["kind"] == "submit" and one["prompt"] in after.keys() - before.keys() - moved
         ]
         new = list(dict.fromkeys(new))
-        rows = [str(row.pk) for row in Prompt.objects.of(person.owner).order_by("position")]
-        assert [row for row in rows if row in new] == new, "prompts arrived in another order"
-        if new and not self.went_back:
-            behind = rows[rows.index(new[0]) :]
-            assert set(behind) <= {*new, *moved}, "a prompt passed those that were there"
+        lanes: dict[int, list[str]] = {}
+        for row in Prompt.objects.of(person.owner).queued().order_by("position"):
+            lanes.setdefault(row.lane_id, []).append(str(row.pk))
+        for rows in lanes.values():
+            here = [row for row in new if row in rows]
+            assert [row for row in rows if row in new] == here, "prompts arrived in another order"
+            if here:
+                behind = rows[rows.index(here[0]) :]
+                assert set(behind) <= {*here, *moved}, "a prompt passed those that were there"
 
     # Quiet
 

@@ -116,6 +116,9 @@ class Page:
         Mirror.objects.filter(pk__in=[mirror.pk for mirror in known]).update(**there)
         new = [row for row in self.rows if row.mirror is None]
         Mirror.objects.bulk_create(Mirror(prompt=row.prompt, follows=row.follows, **there) for row in new)
+        # What was not accepted came there in another way, such as from another device: nobody has to see to it.
+        refused = Mutation.objects.refused().filter(prompt__in=[row.prompt.pk for row in new])
+        refused.filter(kind=Mutation.Kind.SUBMIT).delete()
         for row in self.rows:
             if row.mirror is not None and row.mirror.follows != row.follows:
                 Mirror.objects.filter(pk=row.mirror.pk).update(follows=row.follows)

@@ -102,7 +102,7 @@ export class Library {
   }
 
   /** One answer of pull, and the cursor behind it. `listed`: the ids of the listing that it belongs to, or null; they
-      are not given up for what stands behind them. */
+      are not given up for what stands behind them. What another device has sent again is not asked about any more. */
   async takeIn(answer, listed) {
     const { put, gone, beside } = changesOf(this.mirror, answer);
     const told = [...beside, ...put].map((prompt) => [prompt.id, prompt]);
@@ -110,6 +110,8 @@ export class Library {
     const facts = { ...(listed ? {} : { cursor: answer.cursor }), ...(beside.length ? { restored: true } : {}) };
     await this.#write({ mirror, facts, isDear: (id) => listed?.has(id) });
     put.forEach((change) => listed?.add(change.id));
+    const isBack = ({ prompt, error }) => error?.code === "lost" && put.some(({ id }) => id === prompt);
+    if (this.outbox.some(isBack)) await this.#change((outbox) => ({ outbox: outbox.filter((one) => !isBack(one)) }));
   }
 
   /** A listing came to its end, or to as many as we keep. */

@@ -66,6 +66,13 @@ test("what waited is offered to be sent again, never sent by itself, and once", 
   assert.equal(library.outbox.length, 1);
 });
 
+test("what another device has sent again is not asked about any more", async () => {
+  const { library, server, sync } = await restored();
+  server.change(ended(server, "waits"));
+  await sync.run();
+  assert.deepEqual([here(library, "waits").status.state, library.outbox.map(({ prompt }) => prompt)], ["done", ["runs"]]);
+});
+
 test("a text of which only the beginning is here is not offered as if it were whole", async () => {
   const { library } = await restored({ lengths: { text: 40_000 } });
   const { error } = here(library, "waits").status;

@@ -140,6 +140,17 @@ def test_what_waited_on_a_server_that_was_put_back_is_sent_again_when_a_person_s
     assert server.applied.count(("submit", str(running.pk))) == 1
 
 
+def test_what_another_device_has_sent_again_is_not_asked_about_any_more(alice, delivery, server):
+    prompt = submit(alice, "waiting")
+    finish(delivery)
+    server.restore({}, [])
+    finish(delivery)
+    assert fresh(prompt).refused
+    server.tell(change(prompt.pk, "done", 1, answer="Because.", text="waiting"))
+    finish(delivery)
+    assert (fresh(prompt).state_words, fresh(prompt).refused) == ("done", [])
+
+
 def test_a_second_run_does_not_replace_the_answer_of_the_first(alice, delivery, server):
     prompt = submit(alice, "Once?")
     finish(delivery)

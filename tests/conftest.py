@@ -43,12 +43,16 @@ def find_postgres() -> str | None:
     return str(Path(found).parent) if found else None
 
 
-def _turn(item) -> int:
+LONGEST = ("test_pages", "test_journey", "test_mobile", "test_fleet")  # of those that drive a browser
+
+
+def _turn(item) -> tuple[int, int]:
     """What runs for long begins first. What drives a browser comes last: Playwright keeps an event loop running in
     its process, in which Django refuses to touch a database."""
     if item.get_closest_marker("browser"):
-        return 2
-    return 0 if "tests/system/" in item.nodeid else 1
+        name = item.path.stem
+        return 2, LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    return (0, 0) if "tests/system/" in item.nodeid else (1, 0)
 
 
 def pytest_collection_modifyitems(config, items):

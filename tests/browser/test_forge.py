@@ -89,10 +89,11 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     expect(other.locator("#models")).not_to_contain_text(HERON)
     check(other)
     # The answer to the click may come after what the socket tells of its effect.
-    page.route("**/ejection/", lambda route: answer_after(route, lambda: expect(copies).to_contain_text("None.")))
+    told = expect(copies)
+    page.route("**/ejection/", lambda route: answer_after(route, lambda: told.to_contain_text("None.", timeout=15_000)))
     copies.get_by_role("button", name="Eject").click()
     page.get_by_role("dialog").get_by_role("button", name="Eject it").click()
-    expect(page.locator("#copies-title")).to_be_focused()
+    expect(page.locator("#copies-title")).to_be_focused(timeout=20_000)
     expect(page.locator("#announcer")).to_have_text("Not loaded.", timeout=15_000)
     expect(copies).to_contain_text("None.", timeout=15_000)
     expect(other.locator("#models")).to_contain_text("on disk", timeout=10_000)

@@ -4,7 +4,6 @@ import uuid
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
-from django.db.models import Max
 from django.utils import timezone
 from django_cryptography.fields import encrypt
 
@@ -197,12 +196,15 @@ class Prompt(Waiting, Running, Mirrored, models.Model):
 
     @classmethod
     def _put_last(cls, prompts: list["Prompt"]) -> None:
-        """In this order behind what waits in their lanes, also where the clock was set back since that came."""
-        lanes = cls.objects.queued().filter(lane__in={prompt.lane_id for prompt in prompts}).order_by()
-        last = dict(lanes.values_list("lane").annotate(Max("position")))
+        """In this order behind what waits in their lanes with their priority, also where the clock was set back since
+        that came. The index has the last one at hand, however many wait."""
+        last: dict[tuple, float] = {}
         for prompt in prompts:
-            prompt.position = max(prompt.position, last.get(prompt.lane_id, 0.0) + 1e-6)
-            last[prompt.lane_id] = prompt.position
+            among = (prompt.lane_id, prompt.priority)
+            if among not in last:
+                waiting = cls.objects.queued().filter(lane=prompt.lane_id, priority=prompt.priority)
+                last[among] = waiting.order_by("-position").values_list("position", flat=True).first() or 0.0
+            last[among] = prompt.position = max(prompt.position, last[among] + 1e-6)
 
     @staticmethod
     def _log_submissions(prompts: list["Prompt"]) -> None:

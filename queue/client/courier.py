@@ -41,8 +41,6 @@ COPIED = (
     "run. Nothing is lost or runs twice, but both are slower. Pair one of the two again, and it gets a key of its own."
 )
 FAULT = "This client stumbled over something; its log says over what. It tries again by itself."
-
-
 PASSING = {"too_fast", "replayed"}  # nothing that a person could mend
 
 

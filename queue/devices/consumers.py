@@ -30,7 +30,7 @@ class ClockedConsumer(RefreshingConsumer):
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if self.is_passing:
-                await self.on_event({})
+                self._refresh_soon()
 
 
 class DevicesConsumer(ClockedConsumer):

@@ -67,7 +67,5 @@ def planned(commands: list[Command]) -> dict | None:
     last = next((c for c in commands if c.action in {PLAN, LOAD} and c.state == Command.State.DONE), None)
     if last is None:
         return None
-    need = last.result["need"]
-    need_bytes = None if need["weights_bytes"] is None else need["weights_bytes"] + (need["context_bytes"] or 0)
     profile = Profile(Strategy(last.result["profile"].pop("strategy")), **last.result["profile"])
-    return last.result | {"need_bytes": need_bytes, "profile_words": in_words(profile)}
+    return last.result | {"profile_words": in_words(profile)}

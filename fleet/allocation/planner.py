@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fleet.allocation.amounts import amount
 from fleet.allocation.profile import Profile, Strategy
 from fleet.telemetry.readings import Gpu
 
@@ -13,12 +12,10 @@ RAM_RESERVE_BYTES = 2**30  # kept free for everything else that runs on the mach
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one copy of a model takes. `source` tells who says so, such as "LM Studio"; None = not known."""
+    """What one copy of a model takes; None = not known."""
 
     weights_bytes: int | None = None
     context_bytes: int | None = None
-    is_estimate: bool = True
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +37,10 @@ class Plan:
     shares: tuple[Share, ...]
     system_bytes: int | None
     fits: bool | None
-    sentences: tuple[str, ...]
 
 
 def plan(need: Need, gpus: Sequence[Gpu], ram_free_bytes: int | None, profile: Profile) -> Plan:
-    """Lay a model out. Never raises: what is not known, or cannot be, is said in `sentences`.
+    """Lay a model out. Never raises: what is not known stays None, and what cannot be does not fit.
 
     1. The size of the model is not known: nothing can be planned.
     2. What the profile keeps off the GPUs goes into the machine's memory; without a GPU, everything.
@@ -54,23 +50,17 @@ def plan(need: Need, gpus: Sequence[Gpu], ram_free_bytes: int | None, profile: P
     5. It fits if everything fits that gets something, and every GPU that was named is there.
     """
     if need.weights_bytes is None:  # 1
-        return Plan((), None, None, ("How large the model is, is not known.",))
+        return Plan((), None, None)
     used = profile.used(gpus)
     total = need.weights_bytes + (need.context_bytes or 0)
     wished = total if profile.offload_ratio is None else round(total * min(max(profile.offload_ratio, 0), 1))
     parts = _parts(wished, used, profile)  # 2, 3, 4
     shares = tuple(_share(gpu, part) for gpu, part in zip(used, parts, strict=True))
     system = total - sum(parts)
-    problems = profile.problems(gpus) if gpus else ()
-    known = (None if need.context_bytes is None else True, not problems)
+    is_sound = not gpus or not profile.problems(gpus)
+    known = (None if need.context_bytes is None else True, is_sound)
     fits = all_fit([*known, _ram_fits(system, ram_free_bytes), *(share.fits for share in shares)])  # 5
-    sentences = (
-        *problems,
-        *_about_need(need),
-        *_about_shares(shares, profile),
-        *_about_system(system, max(wished - sum(parts), 0) if used else 0, ram_free_bytes, has_gpus=bool(gpus)),
-    )
-    return Plan(shares, system, fits, sentences)
+    return Plan(shares, system, fits)
 
 
 def all_fit(answers: Iterable[bool | None]) -> bool | None:
@@ -128,49 +118,3 @@ def _ram_fits(system: int, free: int | None) -> bool | None:
     if system == 0:
         return True
     return None if free is None else system <= free - RAM_RESERVE_BYTES
-
-
-def _about_need(need: Need) -> list[str]:
-    sentences = []
-    if need.is_estimate:
-        source = f", from {need.source}" if need.source else ""
-        sentences.append(f"The sizes are an estimate{source}.")
-    if need.context_bytes is None:
-        sentences.append("How much memory the context takes is not known, so it is not counted.")
-    return sentences
-
-
-def _about_shares(shares: Sequence[Share], profile: Profile) -> list[str]:
-    sentences = []
-    if profile.strategy is Strategy.AUTOMATIC and len(shares) > 1:
-        sentences.append("LM Studio decides which GPU takes how much; these parts are one way it can go.")
-    for share in shares:
-        what = f"GPU {share.gpu_index} would take {amount(share.bytes_planned)}"
-        if share.fits is None:
-            sentences.append(f"{what}; how much is free there is not known.")
-        elif share.fits is False and share.free_before is None:
-            sentences.append(f"{what}, more than it has.")
-        elif share.fits is False:
-            free, kept = amount(share.free_before), amount(RESERVE_BYTES)
-            sentences.append(f"{what}, but {free} are free there and {kept} of them must stay free.")
-    return sentences
-
-
-def _about_system(system: int, spilled: int, free: int | None, has_gpus: bool) -> list[str]:
-    if system == 0:
-        return []
-    sentences = []
-    if not has_gpus:
-        sentences.append(f"No GPU is known here: all {amount(system)} go into the machine's memory.")
-    elif spilled:
-        sentences.append(
-            f"{amount(spilled)} find no room on the GPUs and go into the machine's memory, which is slower."
-        )
-    if has_gpus and system > spilled:
-        sentences.append(f"{amount(system - spilled)} stay in the machine's memory, outside the GPUs.")
-    if free is None:
-        sentences.append("How much of the machine's memory is free is not known.")
-    elif system > free - RAM_RESERVE_BYTES:
-        kept = amount(RAM_RESERVE_BYTES)
-        sentences.append(f"The machine's memory has {amount(free)} free, {kept} of them must stay free: too little.")
-    return sentences

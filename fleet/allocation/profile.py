@@ -57,6 +57,8 @@ class Profile:
         return problems
 
     def _of_names(self, gpus: Sequence[Gpu] | None) -> list[str]:
+        if not self.gpu_order:
+            return []
         twice = [index for index, count in Counter(self.gpu_order).items() if count > 1]
         problems = [f"GPU {index} is named twice. Name each GPU once." for index in twice]
         problems += [f"GPU {index} cannot be: GPUs count from 0." for index in self.gpu_order if index < 0]

@@ -9,6 +9,7 @@ from fleet.telemetry.readings import GpuProcess
 from fleet.texts import clean
 
 MAX_NAME = 80
+KERNELS_NAME = 15  # characters of a program's name that Linux keeps; psutil adds the rest from the command line
 # Of a program's name, without its folder: LM Studio's parts, llama.cpp's server, Ollama and vLLM.
 DAEMON = re.compile(
     r"(llmster|lms|lm[ ._-]?studio.*|llama[._-]?(server|cpp|box).*|ollama.*|vllm.*)(\.exe|\.appimage)?", re.IGNORECASE
@@ -59,6 +60,8 @@ def _looked_up(pid: int) -> tuple[str, str, list[str]]:
         program = process.exe()
     except (psutil.Error, OSError):
         program = ""
+    if len(name) == KERNELS_NAME and (whole := PureWindowsPath(program).name).startswith(name):
+        name = whole  # its command line says something else, or is not written yet
     try:
         return name, program, process.cmdline()
     except (psutil.Error, OSError):

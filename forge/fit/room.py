@@ -98,7 +98,7 @@ def find_room(size: Size, memory: Memory, profile: Profile, is_careful: bool = T
 
 
 def lay_out(size: Size, memory: Memory, profile: Profile, is_careful: bool = True) -> Plan:
-    """The planner's layout with each GPU's overhead in its share. Without sentences: they would name other sizes."""
+    """The planner's layout with each GPU's overhead in its share."""
     ground = _ground(size, memory, profile, is_careful)
     ram = memory.ram_bytes
     kept = 0 if is_careful else RAM_RESERVE_BYTES
@@ -108,7 +108,7 @@ def lay_out(size: Size, memory: Memory, profile: Profile, is_careful: bool = Tru
         part, free = share.bytes_planned + (over if share.bytes_planned else 0), gpu.memory_free_bytes
         after = None if free is None else free - part
         shares.append(replace(share, bytes_planned=part, free_before=free, free_after=after))
-    return replace(planned, shares=tuple(shares), system_bytes=planned.system_bytes + ground.in_ram, sentences=())
+    return replace(planned, shares=tuple(shares), system_bytes=planned.system_bytes + ground.in_ram)
 
 
 def is_for_gpus(size: Size, profile: Profile) -> bool:
@@ -148,6 +148,8 @@ def _kept(gpus: Sequence[Gpu], size: Size, need: Need, profile: Profile) -> list
 
 def _grown(gpu: Gpu, by: int) -> Gpu:
     """A GPU with so many bytes more, or less, to plan with: only what the planner looks at. Not known stays so."""
+    if not by:
+        return gpu
     total, free = gpu.memory_total_bytes, gpu.memory_free_bytes
     return Gpu(
         gpu.index,

@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 class Fit:
     """The verdict on one load. None = not known.
 
-    `plan` is where it would go, what finds no room on GPUs in the machine's memory; its sentences are in `sentences`.
+    `plan` is where it would go, what finds no room on GPUs in the machine's memory.
     `free_bytes`: on the GPUs that may be used, else in the machine's memory, after eviction. `missing_bytes`: 0 where
     nothing is. `largest_context`: tokens that would still fit, if tightly; 0 = not even a short one.
     """
@@ -93,7 +93,7 @@ def _verdict(size: Size, careful: Room, best: Room, is_doubtful: bool) -> Verdic
 def _unknown(size: Size, options: Options, learned: Learned, memory: Memory, profile: Profile) -> Fit:
     sentences = tuple(_about(size, options, learned, memory, profile))
     free = _free(size, memory, profile)
-    return Fit(Verdict.UNKNOWN, size, Plan((), None, None, ()), free, 0, None, sentences)
+    return Fit(Verdict.UNKNOWN, size, Plan((), None, None), free, 0, None, sentences)
 
 
 def _about(size: Size, options: Options, learned: Learned, memory: Memory, profile: Profile) -> list[str]:

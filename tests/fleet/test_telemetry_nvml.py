@@ -3,12 +3,14 @@ import shutil
 import subprocess
 import sys
 
+import psutil
 import pynvml
 import pytest
 
 from fleet.telemetry import nvml
 from fleet.telemetry.nvml import Nvml
 from fleet.telemetry.processes import ProcessNames
+from tests.fleet.fake_lms_fixture import wait_for
 from tests.fleet.fake_nvml import GIB, Card, FakeNvml, Instance
 
 MIB = 1024**2
@@ -292,11 +294,12 @@ def running(tmp_path):
     """Starts a program that waits, under any path and with any arguments; returns its pid."""
     started = []
 
-    def start(path: str, *arguments: str) -> int:
+    def start(path: str, *arguments: str, called: str = "") -> int:
         program = tmp_path / path
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(shutil.which("sleep"), program)
-        started.append(subprocess.Popen([str(program), "60", *arguments]))
+        started.append(subprocess.Popen([called or str(program), "60", *arguments], executable=program))
+        assert wait_for(psutil.Process(started[-1].pid).cmdline)  # empty until the program is there
         return started[-1].pid
 
     yield start
@@ -320,6 +323,11 @@ def running(tmp_path):
 def test_it_knows_the_daemons_processes(running, tmp_path, path, is_daemon):
     process = ProcessNames(pynvml, tmp_path / "home/.lmstudio").process(running(path), 5)
     assert (process.name, process.memory_bytes, process.is_daemon) == (path.rpartition("/")[2], 5, is_daemon)
+
+
+def test_it_shows_a_long_name_whole_whatever_the_command_line_says(running):
+    process = ProcessNames(pynvml).process(running("bin/LM Studio Helper", called="renderer"), 5)
+    assert (process.name, process.is_daemon) == ("LM Studio Helper", True)
 
 
 def test_it_knows_the_daemon_below_a_linked_folder(running, tmp_path):

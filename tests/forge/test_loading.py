@@ -16,7 +16,7 @@ from forge import files, idle, loading
 from forge.inventory import look
 from forge.models import Instance, LoadProfile, Measurement, Model, Origin
 from tests.fleet.simulator_fixture import SimulatorProcess
-from tests.fleet.test_pages import gpu, machine
+from tests.fleet.test_pages import gpu, machine, words
 
 pytestmark = pytest.mark.django_db(transaction=True)
 GIB = 2**30
@@ -85,6 +85,17 @@ def test_it_plans_with_what_the_daemon_says_it_needs_and_loads_nothing(rig, simu
     assert told["plan"]["fits"] is True
     assert told["verdict"] == "fits"
     assert simulator.state()["loads"] == 0
+
+
+def test_the_nodes_page_says_of_a_plan_that_it_does_not_fit_and_why(rig, cards, client, alice):
+    client.force_login(alice)
+    full = [gpu(i, memory_total_bytes=24 * GIB, memory_free_bytes=2 * GIB) for i in range(2)]
+    cards.telemetry = lambda: machine(*full)
+    done(rig, PLAN, context_length=8192)
+    page = words(client.get(f"/nodes/{rig.pk}/").content.decode())
+    plan = page[page.index(f"{OTTER} context 8192") : page.index("Load it so")]
+    assert plan.startswith(f"{OTTER} context 8192 does not fit ")
+    assert "4.0 GiB are free" in plan and "are missing" in plan
 
 
 def test_it_plans_with_the_size_on_disk_where_nobody_can_tell_more(rig, cards, monkeypatch):

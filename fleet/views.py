@@ -118,7 +118,10 @@ def node_layout(request, pk):
     form = LayoutForm(request.POST, node=node)
     if not form.is_valid():
         return render(request, "fleet/node.html", _node_page(request, node, layout_form=form), status=422)
-    Command.ask(node, LOAD if "load" in request.POST else PLAN, request.user, **form.parameters)
+    if "load" in request.POST:
+        Command.ask(node, LOAD, request.user, **form.parameters, only_copy=True)
+    else:
+        Command.ask(node, PLAN, request.user, **form.parameters)
     return redirect(f"{reverse('node', args=[node.pk])}#layout")  # where the plan shows
 
 

@@ -114,7 +114,7 @@ def plan(node: Node, parameters: dict, telling: Telling) -> dict:
 
 
 def load(node: Node, parameters: dict, telling: Telling) -> dict:
-    """The command "load_model". Raises NoRoom, DaemonError or ValueError.
+    """The command "load_model". Raises NoRoom, DaemonError or ValueError. With "only_copy" it makes no second one.
 
     1. What is wanted, and what there is. 2. Room for it: the fewest idle copies go. 3. Load it through the channel that
     carries most of the wish. 4. What do the GPUs hold now that they did not before? 5. Keep what was learned.
@@ -125,6 +125,8 @@ def load(node: Node, parameters: dict, telling: Telling) -> dict:
     if wish.is_for_queue and there is not None:
         telling.line(f"{there} is loaded already.")
         return {"model": wish.model.key, "instance": there.identifier}
+    if parameters.get("only_copy") and there is not None:
+        raise ValueError(f"{there} is loaded already. A second copy is made on the model's own page.")
     site = Site(wish)  # 1
     if wish.model.architecture is None:
         site.told = estimate(wish, site.machine)

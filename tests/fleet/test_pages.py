@@ -433,7 +433,7 @@ def test_it_has_a_plan_made_and_a_model_loaded(client, alice, rig):
     asked = [(command.action, command.parameters) for command in Command.objects.order_by("asked_at")]
     assert asked == [
         ("plan_load", {"model": "acme/otter", "context_length": 8192}),
-        ("load_model", {"model": "acme/otter"}),
+        ("load_model", {"model": "acme/otter", "only_copy": True}),
     ]
     for data in ({"model": "nobody"}, {"model": "acme/otter", "context_length": "0"}):
         assert client.post(f"/nodes/{rig.pk}/layout/", data).status_code == 422

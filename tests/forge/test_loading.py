@@ -119,6 +119,15 @@ def test_it_loads_on_the_card_that_was_pinned_and_measures_it(rig, simulator):
     assert Command.objects.get().output.startswith(f"{OTTER} is loaded.")
 
 
+def test_it_makes_no_second_copy_where_nobody_was_asked(rig, simulator):
+    done(rig, LOAD, only_copy=True)
+    command = Command.ask(rig, LOAD, model=OTTER, only_copy=True)
+    operations.run(command)
+    command.refresh_from_db()
+    assert (command.state, simulator.state()["loads"]) == ("failed", 1)
+    assert "loaded already" in command.problem
+
+
 def test_it_flags_a_pin_that_was_not_kept_with_the_figures(rig, simulator, cards, monkeypatch):
     AllocationProfile.choose(rig, OTTER, Profile(Strategy.DEDICATED, (1,)))
     load = LMStudioSocket.load

@@ -138,7 +138,7 @@ export class Connection {
     const prompt = this.library.mirror.get(frame.prompt);
     const longer = withPiece(prompt, frame);
     if (longer === null) this.#catchUp(prompt, frame);
-    else if (longer !== prompt) this.library.extend(longer, false);
+    else if (longer !== prompt) this.library.extend(longer);
   }
 
   /** Pieces before this one are missing. A pull has them only when the prompt changes. */
@@ -149,7 +149,7 @@ export class Connection {
 
   #restarted(id) {
     const prompt = this.library.mirror.get(id);
-    if (prompt) this.library.extend({ ...prompt, answer: "", reasoning: "" }, false);
+    if (prompt) this.library.extend({ ...prompt, answer: "", reasoning: "" });
     this.sync.run();
   }
 

@@ -138,11 +138,17 @@ export class Library {
     if (old.length) await this.#write({ mirror: new Map(old.map((id) => [id, undefined])) });
   }
 
-  /** More of a prompt's text, from pieces (kept in memory: the end of the prompt brings the whole) or read in full. */
-  async extend(prompt, isLasting) {
+  /** More of a prompt's text while it comes: in memory, as the end of the prompt brings the whole. */
+  extend(prompt) {
     this.mirror.set(prompt.id, prompt);
-    if (isLasting) await this.#write({ mirror: new Map([[prompt.id, prompt]]) });
-    else this.#tell({ mirror: [prompt.id] }, false);
+    this.#tell({ mirror: [prompt.id] }, false);
+  }
+
+  /** A text that was read in full, beside whatever a sync has kept by now; none may be running. */
+  async keepText(id, attempts, field, text) {
+    const now = await this.store.read("mirror", id);
+    if (now?.attempts !== attempts) return;
+    await this.#write({ mirror: new Map([[id, merge(this.mirror.get(id), { ...now, [field]: text })]]) });
   }
 
   /** Forget everything, here and in the other tabs. */

@@ -197,6 +197,13 @@ export class Sync {
 
   /** The prompt with the whole of one text, which a change cuts. Throws as a call does. */
   async whole(prompt, field) {
+    const [text, attempts] = await this.#read(prompt, field);
+    await this.locks.request(SYNC_LOCK, () => this.library.keepText(prompt.id, attempts, field, text));
+    return { ...prompt, [field]: text };
+  }
+
+  /** [text, attempts] from what we have of it on. */
+  async #read(prompt, field) {
     let text = prompt[field] ?? "";
     let attempt = prompt.attempts;
     for (let isWhole = false; !isWhole;) {
@@ -205,9 +212,7 @@ export class Sync {
       [text, attempt] = isSame ? [text + told.text, attempt] : ["", told.attempt];
       isWhole = isSame && (!told.text || lengthOf(text) >= told.length);
     }
-    const now = this.library.mirror.get(prompt.id); // it may have moved on while we read
-    if (now?.attempts === attempt) await this.library.extend({ ...now, [field]: text }, true);
-    return { ...prompt, [field]: text };
+    return [text, attempt];
   }
 
   /** A piece of the live output is missing: read on from what we have, once at a time. */
@@ -216,7 +221,9 @@ export class Sync {
     if (this.reading.has(reading)) return;
     this.reading.add(reading);
     try {
-      await this.whole(prompt, field);
+      const [text, attempts] = await this.#read(prompt, field);
+      const now = this.library.mirror.get(prompt.id); // it may have moved on while we read
+      if (now?.attempts === attempts) this.library.extend({ ...now, [field]: text });
     } finally {
       this.reading.delete(reading);
     }

@@ -137,7 +137,7 @@ test("what another tab stored does not shorten the answer that comes here", asyn
     channels.map(async (channel) => new Library(await Store.open(database), new Locks(), channel).load()),
   );
   const prompt = { ...done("p", "01"), state: "sending", answer: "One, two" };
-  await other.extend({ ...prompt, answer: "One, two, three" }, false);
+  await other.extend({ ...prompt, answer: "One, two, three" });
   const heard = new Promise((resolve) => other.listeners.add((news) => news.mirror && resolve()));
   await one.takeIn(page([prompt]), null);
   await heard;

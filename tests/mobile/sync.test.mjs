@@ -224,6 +224,31 @@ test("reading on does not bring back a state that is over", async () => {
   assert.equal(server.reads, 3); // once at a time
 });
 
+for (const reads of ["catchUp", "whole"])
+  test(`an end that is pulled while ${reads} keeps what it read is not undone`, async () => {
+    const { server, database, library, sync } = await paired();
+    server.whole = { p: { answer: "a".repeat(25) } };
+    server.change({ ...server.blank("p"), state: "sending", attempts: 1, answer: "aaa" });
+    await sync.run();
+    const end = () => server.change({ ...server.prompts.get("p"), state: "done", answer: "a".repeat(25) });
+    const write = database.write.bind(database);
+    database.write = async (changes) => {
+      if (changes.some(([table]) => table === "mirror")) {
+        database.write = write;
+        end();
+        sync.run();
+        await new Promise((resolve) => setTimeout(resolve, 30));
+      }
+      return write(changes);
+    };
+    await sync[reads](library.mirror.get("p"), "answer");
+    if (database.write !== write) end(); // it keeps nothing
+    await sync.run();
+    assert.equal(library.mirror.get("p").state, "done");
+    assert.equal((await library.store.read("mirror", "p")).state, "done");
+    assert.equal(library.mirror.get("p").answer, "a".repeat(25));
+  });
+
 test("a full device keeps the newest of a listing and gives up none of them for older ones", async () => {
   const { server, database, library, sync } = await paired();
   server.page = 2;

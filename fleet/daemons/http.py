@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import requests
-import urllib3
-
 from fleet.daemons.errors import DaemonError, Reason, from_answer
+
+if TYPE_CHECKING:
+    import requests
 
 CONNECT_SECONDS = 2.0  # time for one lost packet; what is unplugged is away soon
 ANSWER_SECONDS = 10.0  # a short call
@@ -50,6 +51,9 @@ def dial(url: str, seconds: float = CONNECT_SECONDS) -> socket.socket:
 
 def call(method: str, url: str, token: str = "", body: dict | None = None, seconds: float = ANSWER_SECONDS) -> dict:
     """A JSON call and its JSON answer, judged by its body (contract, rule 1). Raises DaemonError."""
+    import requests  # here, as these two are a tenth of the start of every process, and few of them call a daemon
+    import urllib3
+
     until = time.monotonic() + seconds
     try:
         with requests.Session() as session:
@@ -73,7 +77,7 @@ def call(method: str, url: str, token: str = "", body: dict | None = None, secon
     return _judged(answer.status_code, content)
 
 
-def _content(answer: requests.Response, until: float) -> bytes:
+def _content(answer: "requests.Response", until: float) -> bytes:
     """The whole of a short answer; what answers without end is no daemon."""
     content = bytearray()
     # read1 gives what has come; iter_content would wait for a whole block of what drips.

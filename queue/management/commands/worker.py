@@ -26,6 +26,7 @@ class Command(BaseCommand):
     help = "Runs prompts (django-q2's cluster) and watches nodes. `up` starts it; alone it serves a worker host."
 
     def handle(self, *args, **options):
+        import requests  # noqa: F401 - before the pool is forked, which shares its pages then
         from django_q.cluster import Cluster
 
         lifeline.end_children_with_this_process()

@@ -9,11 +9,10 @@ from django.core.validators import RegexValidator
 from django.db import transaction
 
 from daemonpulse.models.event import record
-from fleet.agent.client import AgentClient
 from fleet.agent.keys import AgentKey
 from fleet.daemons.errors import DaemonError
 from fleet.daemons.kinds import connect, detect
-from fleet.hosts import explain_agent
+from fleet.hosts import agent_at, explain_agent
 from fleet.lms.actions import Action
 from fleet.models import Kind, Node
 
@@ -192,7 +191,7 @@ class NodeForm(forms.ModelForm):
             self.add_error("agent_key", ValidationError("An agent is asked with its key.", code="required"))
             return
         try:
-            agent = AgentClient(url, AgentKey.parse(data["agent_key"]))
+            agent = agent_at(url, data["agent_key"])
             if self.is_test:
                 agent.telemetry()
                 self.found.append("Its agent answers, and takes our key.")

@@ -3,10 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from fleet.agent.client import ActionFailed, AgentClient
+from fleet.agent.errors import ActionFailed
 from fleet.agent.keys import AgentKey
 from fleet.daemons import http
 from fleet.daemons.errors import DaemonError, Reason
@@ -16,6 +16,9 @@ from fleet.lms.manager import LMStudioManager
 from fleet.models.node import Node
 from fleet.telemetry.reader import MachineReader
 from fleet.telemetry.readings import Machine
+
+if TYPE_CHECKING:
+    from fleet.agent.client import AgentClient
 
 NOT_MANAGED = "a simulated machine has no LM Studio to manage"
 SAME_READING_SECONDS = 1.0  # several nodes on one machine share a reading
@@ -120,7 +123,7 @@ def host_of(node: Node) -> Host | None:
     """The machine behind a node, None where it cannot be asked. Raises DaemonError for an agent's key that is none."""
     if node.agent_url:
         try:
-            return AgentClient(node.agent_url, AgentKey.parse(node.agent_key))
+            return agent_at(node.agent_url, node.agent_key)
         except ValueError as error:
             raise DaemonError(Reason.UNAUTHORIZED, str(error)) from error
     if node.has_simulated_machine:
@@ -129,6 +132,13 @@ def host_of(node: Node) -> Host | None:
         parts = urlsplit(node.base_url)
         return ThisMachine(parts.port or (443 if parts.scheme == "https" else 80), node.token)
     return None
+
+
+def agent_at(url: str, key: str) -> "AgentClient":
+    """An agent by its address and what `daemonpulse agent key` printed. Raises ValueError with a sentence."""
+    from fleet.agent.client import AgentClient  # its library is a tenth of the start of every process
+
+    return AgentClient(url, AgentKey.parse(key))
 
 
 # What goes wrong with an agent is worded for agents; the daemon's own words name the wrong place.

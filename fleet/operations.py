@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from fleet.agent.client import ActionFailed
+from fleet.agent.errors import ActionFailed
 from fleet.daemons.errors import DaemonError, LoadCancelled, Reason
 from fleet.hosts import explain, host_of
 from fleet.lms.actions import Action

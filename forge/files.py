@@ -7,7 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from daemonpulse.models.event import record
-from fleet.agent.client import ActionFailed
+from fleet.agent.errors import ActionFailed
 from fleet.daemons.errors import DaemonError
 from fleet.hosts import Host, explain, host_of
 from fleet.lms.actions import Action

@@ -9,7 +9,6 @@ from django.views.decorators.http import require_POST
 from ..models import Mutation, Prompt, Remote
 from ..outbox import discard, send_again
 from .forms import PairForm
-from .pairing import CannotPair, own_name, pair
 
 
 def only_client(view):
@@ -23,6 +22,8 @@ def only_client(view):
 
 @only_client
 def server_pairing(request):
+    from .pairing import CannotPair, own_name, pair  # its library takes 5 MB, which a server's pages never need
+
     remote = Remote.current()
     form = PairForm(request.POST or None, initial={"server": remote.url if remote else "", "name": own_name()})
     if request.method == "POST" and form.is_valid():

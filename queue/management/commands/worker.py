@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from threading import Thread
 
 from django.core.management.base import BaseCommand
 from django.db import close_old_connections
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 12.0
 EXIT_STUCK = 70
+CALL_SECONDS = 0.1
 
 
 class Command(BaseCommand):
@@ -41,7 +43,7 @@ class Command(BaseCommand):
         wakeup.notify()
         if is_stuck:
             os._exit(EXIT_STUCK)  # without waiting for the pool, which dies with this process; `up` starts another
-        cluster.stop()
+        end(cluster)
 
     def told(self, number, frame):
         self.is_told = True
@@ -67,3 +69,12 @@ class Command(BaseCommand):
             if waiting_since and time.monotonic() - waiting_since > STUCK_SECONDS:
                 return True
         return False
+
+
+def end(cluster) -> None:
+    """Stop it. Its pusher sleeps in the broker until it is called, and only then sees that it is to end."""
+    ending = Thread(target=cluster.stop)
+    ending.start()
+    while ending.is_alive():
+        wakeup.notify()
+        ending.join(CALL_SECONDS)

@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Most of a test run is waiting, so four processes suit two cores. A file stays in one process, and files keep their
-# order: what runs for long comes first, what drives a browser last (see tests/conftest.py). The tests start some
-# hundred processes, which would all compile the same files where Python may not keep what it compiled.
+# Most of a test run is waiting, so four processes suit two cores. A file stays in one process, and files keep the
+# order of tests/conftest.py. The tests start some hundred processes, which would all compile the same files where
+# Python may not keep what it compiled.
 PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run install test check bench css clean

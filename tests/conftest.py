@@ -43,16 +43,23 @@ def find_postgres() -> str | None:
     return str(Path(found).parent) if found else None
 
 
-LONGEST = ("test_pages", "test_journey", "test_mobile", "test_fleet")  # of those that drive a browser
+# Of the files that start whole installations those that take longest, in the order in which they begin. Browsers need
+# the processors while the others mostly wait, so they take turns.
+LONGEST = (
+    "system/test_crashes", "browser/test_mobile", "system/test_forge", "browser/test_pages", "system/test_client",
+    "browser/test_fleet", "system/test_fleet", "browser/test_journey", "system/test_fleet_commands",
+    "browser/test_client", "system/test_promises", "browser/test_devices", "system/test_postgres", "browser/test_forge",
+)  # fmt: skip
 
 
 def _turn(item) -> tuple[int, int]:
-    """What runs for long begins first. What drives a browser comes last: Playwright keeps an event loop running in
-    its process, in which Django refuses to touch a database."""
-    if item.get_closest_marker("browser"):
-        name = item.path.stem
-        return 2, LONGEST.index(name) if name in LONGEST else len(LONGEST)
-    return (0, 0) if "tests/system/" in item.nodeid else (1, 0)
+    """What needs no installation comes first: Playwright keeps an event loop running in its process, in which Django
+    refuses to touch a database. What runs for long begins before what is short."""
+    folder, name = item.path.parent.name, item.path.stem
+    if folder not in ("system", "browser"):
+        return 0, 0
+    place = f"{folder}/{name}"
+    return 1, LONGEST.index(place) if place in LONGEST else len(LONGEST)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,6 +1,7 @@
 """A running installation and a page that is signed in to it by its link."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.system.conftest import Installation
@@ -11,6 +12,9 @@ HARMLESS = (
     "htmx:sendAbort",  # a question that gave way to a newer one, as hx-sync has it
     "htmx:afterRequest",  # logged before every failure; the message after it says which
 )
+
+# A wait for what must come, on two cores that draw several browsers. What must come soon says how soon.
+expect.set_options(timeout=15_000)
 
 
 @pytest.fixture(scope="module")

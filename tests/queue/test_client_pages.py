@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 from django.utils import timezone
 
-from daemonpulse.queue.client import views
+from daemonpulse.queue.client import pairing
 from daemonpulse.queue.client.pairing import CannotPair
 from daemonpulse.queue.models import Mutation, Prompt, Remote, RemoteModel, Runner
 from tests.sockets import browser, own_tail
@@ -234,10 +234,10 @@ def test_composing_offers_the_servers_models_and_no_nodes(alice_client, alice):
 
 
 def test_it_pairs_from_the_settings_or_says_why_not(alice_client, alice):
-    with patch.object(views, "pair", side_effect=CannotPair("This code is wrong.")):
+    with patch.object(pairing, "pair", side_effect=CannotPair("This code is wrong.")):
         answer = alice_client.post("/server/pairing/", PAIRING)
     assert (answer.status_code, "This code is wrong." in answer.content.decode()) == (422, True)
-    with patch.object(views, "pair", side_effect=lambda owner, *rest, **more: paired(owner)):
+    with patch.object(pairing, "pair", side_effect=lambda owner, *rest, **more: paired(owner)):
         assert alice_client.post("/server/pairing/", PAIRING).status_code == 302
     html = page(alice_client, "/settings/")
     assert "laptop" in html

@@ -43,23 +43,17 @@ def find_postgres() -> str | None:
     return str(Path(found).parent) if found else None
 
 
-# Of the files that start whole installations those that take longest, in the order in which they begin. Browsers need
-# the processors while the others mostly wait, so they take turns.
-LONGEST = (
-    "system/test_crashes", "browser/test_mobile", "system/test_forge", "browser/test_pages", "system/test_client",
-    "browser/test_fleet", "system/test_fleet", "browser/test_journey", "system/test_fleet_commands",
-    "browser/test_client", "system/test_promises", "browser/test_devices", "system/test_postgres", "browser/test_forge",
-)  # fmt: skip
+LONGEST = ("test_pages", "test_journey", "test_mobile", "test_fleet")  # of those that drive a browser
 
 
 def _turn(item) -> tuple[int, int]:
-    """What needs no installation comes first: Playwright keeps an event loop running in its process, in which Django
-    refuses to touch a database. What runs for long begins before what is short."""
-    folder, name = item.path.parent.name, item.path.stem
-    if folder not in ("system", "browser"):
-        return 0, 0
-    place = f"{folder}/{name}"
-    return 1, LONGEST.index(place) if place in LONGEST else len(LONGEST)
+    """What runs for long begins first. What drives a browser comes last: Playwright keeps an event loop running in
+    its process, in which Django refuses to touch a database. It also keeps the processors busy, which would cost the
+    installations before it the pace that their tests measure."""
+    if item.get_closest_marker("browser"):
+        name = item.path.stem
+        return 2, LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    return (0, 0) if "tests/system/" in item.nodeid else (1, 0)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -116,8 +110,10 @@ def node(db):
     return row
 
 
-def wait_for(is_so, seconds: float = 10.0, step: float = 0.05):
-    """Wait until is_so() is true, and return what it gave; fails the test after `seconds`."""
+def wait_for(is_so, seconds: float = 20.0, step: float = 0.05):
+    """Wait until is_so() is true, and return what it gave; fails the test after `seconds`.
+
+    Without them it is a wait for what must come, however busy the machine; what must come soon says how soon."""
     until = time.monotonic() + seconds
     while not (result := is_so()):
         assert time.monotonic() < until, f"it did not become so within {seconds} s"

@@ -186,7 +186,7 @@ def test_fifty_prompts_written_offline_arrive_once_and_in_order(daemon, site, ph
     assert time.monotonic() - began < 10
     order = [row[0] for row in site.rows("SELECT id FROM queue_prompt ORDER BY position")]
     assert order == [prompt_id.replace("-", "") for prompt_id in ids]
-    expect(page.locator("#prompts .chip-done")).to_have_count(COUNT, timeout=15_000)
+    expect(page.locator("#prompts .chip-done")).to_have_count(COUNT)
     assert sum(site.states().values()) == COUNT
     expect(page.locator("#status")).to_have_text("Online")
 
@@ -208,7 +208,7 @@ def test_it_shows_the_answer_while_it_comes_and_carries_out_what_is_asked(daemon
     prompt_id = write(page, "<b>Watch</b> me think [[tokens=300]]", OWL)
     answer = page.locator("[data-kind=answer]")
     expect(page.locator("details.output-reasoning")).to_be_visible(timeout=10_000)
-    expect(answer).to_contain_text(re.compile("...."), timeout=15_000)
+    expect(answer).to_contain_text(re.compile("...."))
     first = answer.text_content()
     page.wait_for_timeout(400)
     later = answer.text_content()
@@ -216,17 +216,17 @@ def test_it_shows_the_answer_while_it_comes_and_carries_out_what_is_asked(daemon
     expect(page.get_by_text("<b>Watch</b> me think [[tokens=300]]", exact=True)).to_be_visible()  # text, not markup
 
     page.get_by_role("button", name="Cancel").tap()
-    expect(page.locator("main .chip")).to_have_text("cancelled", timeout=10_000)
+    expect(page.locator("main .chip")).to_have_text("cancelled")
     assert site.wait_for_state(prompt_id, "cancelled")
     daemon.control("models/*", {"tokens_per_second": 2000})
     page.get_by_role("button", name="Retry").tap()
-    expect(page.locator("main .chip")).to_have_text("done", timeout=10_000)
+    expect(page.locator("main .chip")).to_have_text("done")
 
     page.get_by_role("link", name="Follow up").tap()
     page.get_by_label("Prompt", exact=True).fill("And then?")
     page.get_by_role("button", name="Queue it").tap()
     expect(page.get_by_role("link", name="It continues an earlier prompt")).to_be_visible()
-    expect(page.locator("main .chip")).to_have_text("done", timeout=10_000)
+    expect(page.locator("main .chip")).to_have_text("done")
     follow_up = page.url.rpartition("/")[2]
     assert site.prompt(follow_up)["follows"] == prompt_id
 
@@ -253,7 +253,7 @@ def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone,
     page.get_by_role("button", name="Save the change").tap()
     expect(page.get_by_text("Second words")).to_be_visible()
     phone.set_offline(False)
-    expect(page.locator("main .chip")).to_have_text("queued there", timeout=15_000)
+    expect(page.locator("main .chip")).to_have_text("queued there")
     assert site.prompt(prompt_id)["text"] == "Second words"
 
     page.get_by_role("link", name="Edit").tap()
@@ -278,7 +278,7 @@ def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone,
     assert site.api("DELETE", f"/prompts/{prompt_id}").status_code == 204
     page.evaluate("id => { location.hash = `p/${id}`; }", gone)
     phone.set_offline(False)
-    expect(page.locator("main .chip")).to_have_text("not accepted", timeout=15_000)
+    expect(page.locator("main .chip")).to_have_text("not accepted")
     expect(page.get_by_text("No node has the model")).to_be_visible()
     assert site.api("GET", f"/prompts/{gone}").status_code == 404
 
@@ -290,7 +290,7 @@ def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone,
     page.get_by_role("link", name="Edit").tap()
     page.locator("select#model").select_option(LYNX)
     page.get_by_role("button", name="Save the change").tap()
-    expect(page.locator("main .chip")).to_have_text("queued there", timeout=15_000)
+    expect(page.locator("main .chip")).to_have_text("queued there")
 
 
 def test_the_worker_delivers_while_no_page_is_open(site, phone, codes):
@@ -305,8 +305,12 @@ def test_the_worker_delivers_while_no_page_is_open(site, phone, codes):
     page.close()
     phone.set_offline(False)
     event = {"origin": site.url, "registrationId": workers[-1]["registrationId"], "tag": "outbox", "lastChance": False}
-    bystander.send("ServiceWorker.dispatchSyncEvent", event)
-    wait_for(lambda: site.api("GET", f"/prompts/{prompt_id}").status_code == 200)
+
+    def has_come() -> bool:
+        bystander.send("ServiceWorker.dispatchSyncEvent", event)  # a browser tries again, too
+        return site.api("GET", f"/prompts/{prompt_id}").status_code == 200
+
+    wait_for(has_come, step=1)
 
 
 def test_what_other_apps_share_becomes_a_draft_and_signing_out_offline_erases_everything(site, phone, codes):
@@ -356,7 +360,7 @@ def test_screens_are_left_and_come_back_to_as_people_expect(site, phone, codes):
 
     page.get_by_label("Search").fill("<img")
     page.get_by_label("State").select_option("Queued there")
-    expect(rows).to_have_count(4, timeout=15_000)
+    expect(rows).to_have_count(4)
     expect(page.locator("#status")).to_have_text("Online")
     page.set_viewport_size({"width": 390, "height": 420})  # the last of them is below
     rows.nth(3).get_by_role("link").tap()
@@ -405,7 +409,7 @@ def test_every_screen_passes_axe_and_fits(daemon, site, phone, codes):
     page.get_by_role("button", name="Pair this device").tap()
     expect(page.get_by_role("heading", name="Prompts", exact=True)).to_be_visible()
     done = write(page, "Done, with code [[tokens=200]]", OTTER)
-    expect(page.locator("main .chip")).to_have_text("done", timeout=10_000)
+    expect(page.locator("main .chip")).to_have_text("done")
     phone.set_offline(True)
     here = write(page, "Waits here")
     screens = {

@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 # Most of a test run is waiting, so four processes suit two cores. A file stays in one process, and files keep the
 # order of tests/conftest.py. The tests start some hundred processes, which would all compile the same files where
 # Python may not keep what it compiled.
-PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
+PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 .PHONY: run install test check bench css clean
 

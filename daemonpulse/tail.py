@@ -99,7 +99,8 @@ class Tail:
                 await asyncio.sleep(LOOK_SECONDS)
             try:
                 seconds = LOOK_SECONDS if listener.fileno() is not None else wakeup.POLL_SECONDS
-                await asyncio.wait_for(called.wait(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for() of Python 3.11 can lose a cancellation
+                    await called.wait()
             except TimeoutError:
                 pass
 

@@ -60,7 +60,8 @@ async def prompt_stream(prompt: Prompt, seen: Position | None, is_new: bool = Fa
             if has_ended:
                 return
             try:
-                message = await asyncio.wait_for(receive(), KEEP_ALIVE_SECONDS)
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):  # wait_for() of Python 3.11 can lose a cancellation
+                    message = await receive()
             except TimeoutError:  # a message may have been lost, the last one too: look
                 yield b": waiting\n\n"
                 message = {"kind": "look"}

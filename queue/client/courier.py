@@ -107,7 +107,8 @@ class Courier:
             self.socket.look.set()
         await asyncio.sleep(self.not_before - time.monotonic())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.due.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.due.wait()
 
     def deliver_all(self) -> float:
         """Do everything that is to be done; returns after how many seconds to look again without a call."""
@@ -192,7 +193,8 @@ class Courier:
             remote = await in_thread(Remote.current)()
             if remote is None or remote.is_shut_out or remote.is_leaving:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.paired.wait(), REST_SECONDS)
+                    async with asyncio.timeout(REST_SECONDS):
+                        await self.paired.wait()
                 continue
             line = Line(remote, self.numbers_of(remote))
             self.socket = ServerSocket(remote, line, self.news)
@@ -279,7 +281,8 @@ async def reaches(url: str) -> bool:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), 2)
+        async with asyncio.timeout(2):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
     except (OSError, TimeoutError):
         return False
     writer.close()

@@ -147,7 +147,8 @@ class ServerSocket:
                 self.watched = wanted
                 await self._say(connection, {"type": "watch", "prompts": wanted})
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.look.wait(), 30)
+                async with asyncio.timeout(30):  # wait_for() of Python 3.11 can lose a cancellation
+                    await self.look.wait()
             self.look.clear()
 
 

@@ -52,8 +52,9 @@ def browse(types: list[str], seconds: float, interfaces: list[str] | None = None
 
     zeroconf = Zeroconf(interfaces=interfaces or InterfaceChoice.All)
     try:
-        ServiceBrowser(zeroconf, types, Listener())
+        browser = ServiceBrowser(zeroconf, types, Listener())
         threading.Event().wait(seconds)
+        browser.cancel()  # close() does not end its thread
         until = time.monotonic() + ASK_SECONDS
         found = []
         for type_, name in names[:MAX_FOUND]:

@@ -1,5 +1,7 @@
 """What is offered as a node: the LM Studio of this machine, agents and servers of the network. Nothing is added."""
 
+import threading
+
 import pytest
 
 from daemonpulse import lan
@@ -46,7 +48,7 @@ def test_it_finds_what_others_announce_and_no_more_when_it_is_gone(monkeypatch):
     own = lan.Announcement(lan.SERVER, "127.0.0.1", 28650, {})
     monkeypatch.setattr(lan, "_own", {own.properties["id"]})  # the others are those of other processes
     try:
-        found = wait_for(lambda: len(told := heard()) == 2 and told, 25)
+        found = wait_for(lambda: len(told := heard()) == 2 and told, 60)
     finally:
         for announcement in (agent, server, own):
             announcement.end()
@@ -55,7 +57,13 @@ def test_it_finds_what_others_announce_and_no_more_when_it_is_gone(monkeypatch):
         "https://127.0.0.1:28643", "http://127.0.0.1:1234",
     )  # fmt: skip
     assert by_title["DaemonPulse"].link == "http://127.0.0.1:28642"
-    wait_for(lambda: heard() == [], 25)
+    wait_for(lambda: heard() == [], 60)
+
+
+def test_it_leaves_no_thread_behind():
+    before = set(threading.enumerate())
+    lan.browse([lan.AGENT, lan.SERVER], 0.1, ["127.0.0.1"])
+    wait_for(lambda: not set(threading.enumerate()) - before)
 
 
 def test_it_offers_what_is_not_a_node_yet_and_adds_nothing(client, alice, monkeypatch):

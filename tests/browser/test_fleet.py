@@ -35,7 +35,7 @@ def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, s
 
     # Found and added.
     offer = page.locator("#offers")
-    expect(offer).to_contain_text("LM Studio on this machine")
+    expect(offer).to_contain_text("LM Studio on this machine", timeout=10_000)
     expect(offer).to_contain_text("its server is down")
     check(page)
     offer.get_by_role("button", name="Add it").click()
@@ -44,8 +44,8 @@ def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, s
     # Tested: it does not answer, and the page says what to do.
     state = page.locator("#node-state")
     page.get_by_role("button", name="Test now").click()
-    expect(state).to_contain_text("offline")
-    expect(state).to_contain_text("its server is not running")
+    expect(state).to_contain_text("offline", timeout=10_000)
+    expect(state).to_contain_text("its server is not running", timeout=10_000)
     check(page)
 
     # Started, with its output.
@@ -58,11 +58,11 @@ def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, s
     assert studio.state()["server"]
 
     # Watched: its graphs grow, its models are there.
-    expect(page.locator("#node-panels")).to_contain_text("simulated/otter-8b")
+    expect(page.locator("#node-panels")).to_contain_text("simulated/otter-8b", timeout=10_000)
     latency = page.locator("figure[data-graph=latency]")
     expect(latency.locator("canvas")).to_be_visible(timeout=10_000)
     before = page.locator("#sample").get_attribute("data-sample")
-    expect(page.locator("#sample")).not_to_have_attribute("data-sample", before)
+    expect(page.locator("#sample")).not_to_have_attribute("data-sample", before, timeout=10_000)
     check(page)
 
     # A plan, and a load as it says.
@@ -71,7 +71,7 @@ def test_it_is_found_added_tested_started_watched_and_stopped(signed_in, site, s
     expect(page.locator("#node-plan")).to_contain_text("Needs", timeout=20_000)
     page.locator("#layout-load").click()
     expect(page.locator("#node-plan")).to_contain_text("After the load", timeout=20_000)
-    expect(page.locator("#node-panels")).to_contain_text("loaded")
+    expect(page.locator("#node-panels")).to_contain_text("loaded", timeout=10_000)
 
     # A press outlasts a swap of what is pressed, and a double click asks like a single one.
     button = page.locator("#button-server_restart")

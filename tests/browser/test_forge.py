@@ -46,7 +46,7 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     # Judged while somebody types.
     fit, context = page.locator("#fit"), page.get_by_label("Context", exact=True)
     expect(fit.locator(".chip")).to_have_text("fits")
-    expect(page.locator("#estimate")).to_contain_text("does not see memory that other programs hold")
+    expect(page.locator("#estimate")).to_contain_text("does not see memory that other programs hold", timeout=10_000)
     context.fill("131072")
     expect(fit.locator(".chip")).to_have_text("does not fit")
     expect(fit.get_by_role("button", name="Load anyway")).to_be_visible()
@@ -96,5 +96,5 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     expect(page.locator("#copies-title")).to_be_focused(timeout=20_000)
     expect(page.locator("#announcer")).to_have_text("Not loaded.")
     expect(copies).to_contain_text("None.")
-    expect(other.locator("#models")).to_contain_text("on disk")
+    expect(other.locator("#models")).to_contain_text("on disk", timeout=10_000)
     other.close()

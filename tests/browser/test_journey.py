@@ -104,12 +104,12 @@ def test_it_cancels_retries_and_repeats(daemon, site, signed_in):
     expect(page.locator("main .chip").first).to_have_text(re.compile("cancelled", re.I), timeout=2_000)
     daemon.control("models/*", {"tokens_per_second": 2000})
     page.get_by_role("button", name=re.compile("^(Retry|Try)")).click()
-    expect(page.locator("main .chip").first).to_have_text(re.compile("done", re.I))
+    expect(page.locator("main .chip").first).to_have_text(re.compile("done", re.I), timeout=10_000)
     expect(page.get_by_role("heading", name=re.compile("Earlier"))).to_be_visible()
     before = page.url
     page.get_by_role("button", name=re.compile("^Repeat")).click()
     page.wait_for_url(lambda url: url != before)
-    expect(page.locator("main .chip").first).to_have_text(re.compile("done", re.I))
+    expect(page.locator("main .chip").first).to_have_text(re.compile("done", re.I), timeout=10_000)
 
 
 def test_it_sends_with_control_enter_and_says_what_is_wrong(site, signed_in):

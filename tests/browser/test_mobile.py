@@ -216,17 +216,17 @@ def test_it_shows_the_answer_while_it_comes_and_carries_out_what_is_asked(daemon
     expect(page.get_by_text("<b>Watch</b> me think [[tokens=300]]", exact=True)).to_be_visible()  # text, not markup
 
     page.get_by_role("button", name="Cancel").tap()
-    expect(page.locator("main .chip")).to_have_text("cancelled")
+    expect(page.locator("main .chip")).to_have_text("cancelled", timeout=10_000)
     assert site.wait_for_state(prompt_id, "cancelled")
     daemon.control("models/*", {"tokens_per_second": 2000})
     page.get_by_role("button", name="Retry").tap()
-    expect(page.locator("main .chip")).to_have_text("done")
+    expect(page.locator("main .chip")).to_have_text("done", timeout=10_000)
 
     page.get_by_role("link", name="Follow up").tap()
     page.get_by_label("Prompt", exact=True).fill("And then?")
     page.get_by_role("button", name="Queue it").tap()
     expect(page.get_by_role("link", name="It continues an earlier prompt")).to_be_visible()
-    expect(page.locator("main .chip")).to_have_text("done")
+    expect(page.locator("main .chip")).to_have_text("done", timeout=10_000)
     follow_up = page.url.rpartition("/")[2]
     assert site.prompt(follow_up)["follows"] == prompt_id
 
@@ -409,7 +409,7 @@ def test_every_screen_passes_axe_and_fits(daemon, site, phone, codes):
     page.get_by_role("button", name="Pair this device").tap()
     expect(page.get_by_role("heading", name="Prompts", exact=True)).to_be_visible()
     done = write(page, "Done, with code [[tokens=200]]", OTTER)
-    expect(page.locator("main .chip")).to_have_text("done")
+    expect(page.locator("main .chip")).to_have_text("done", timeout=10_000)
     phone.set_offline(True)
     here = write(page, "Waits here")
     screens = {

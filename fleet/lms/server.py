@@ -13,7 +13,6 @@ POLL_SECONDS = 0.1
 def greets(url: str, seconds: float = GREETING_SECONDS) -> bool:
     """The server answers; it needs no token for this (contract §1.2)."""
     try:
-        http.dial(url, seconds).close()  # where nobody is there, the library for HTTP is not even loaded
         return http.call("GET", f"{url}/lmstudio-greeting", seconds=seconds).get("lmstudio") is True
     except DaemonError:
         return False

@@ -1,6 +1,7 @@
 """One prompt's events: whoever comes back, wherever they left, has the text without gap or double."""
 
 import asyncio
+import contextlib
 import json
 import threading
 
@@ -348,3 +349,37 @@ def test_it_keeps_the_connection_alive_while_nothing_happens(alice, node, monkey
 
     assert b": waiting\n\n" in events
     assert b"event: cancelled" in events[-1]
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_it_ends_when_its_client_goes_however_close_to_a_message(monkeypatch, steps):
+    messages, prompt = asyncio.Queue(), Prompt()
+    prompt.submitted_as = 2  # after what was handed out: nothing is asked of the database
+
+    class Quiet:
+        cursor = 1
+
+        @contextlib.asynccontextmanager
+        async def channel(self, group):
+            yield messages.get
+
+    monkeypatch.setattr("daemonpulse.queue.streaming.tail", Quiet)
+
+    async def is_over() -> bool:
+        async def read() -> None:
+            async for _ in prompt_stream(prompt, None, is_new=True):
+                pass
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.03)  # it waits for a message now
+        assert not reading.done()
+        messages.put_nowait({"kind": "prompt.progress", "data": {"phase": "load", "fraction": 0.5}})
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading], timeout=0.3)
+        is_over = reading.done()
+        reading.cancel()
+        return is_over
+
+    assert asyncio.run(is_over())

@@ -243,6 +243,7 @@ def test_what_waits_is_edited_on_either_side_and_a_refusal_says_why(site, phone,
     write(page, "Never sent", LYNX)
     page.get_by_role("button", name="Delete").tap()
     page.get_by_role("button", name="Delete it").tap()
+    expect(page.get_by_role("heading", name="Prompts", exact=True)).to_be_visible()
     prompt_id = write(page, "First words", LYNX)
     page.get_by_role("link", name="Edit").tap()
     page.get_by_label("Prompt", exact=True).fill("Second words")

@@ -36,7 +36,7 @@ def browse(types: list[str], seconds: float, interfaces: list[str] | None = None
 
     Takes up to ASK_SECONDS more, to ask who was heard. Raises OSError where there is no network to ask.
     """
-    from zeroconf import Error, InterfaceChoice, ServiceBrowser, ServiceListener, Zeroconf
+    from zeroconf import DNSQuestionType, Error, InterfaceChoice, ServiceBrowser, ServiceListener, Zeroconf
 
     names: list[tuple[str, str]] = []
 
@@ -52,7 +52,8 @@ def browse(types: list[str], seconds: float, interfaces: list[str] | None = None
 
     zeroconf = Zeroconf(interfaces=interfaces or InterfaceChoice.All)
     try:
-        browser = ServiceBrowser(zeroconf, types, Listener())
+        # QM: answers go to all. One sent to the asker alone would go to any process here that shares the port.
+        browser = ServiceBrowser(zeroconf, types, Listener(), question_type=DNSQuestionType.QM)
         threading.Event().wait(seconds)
         browser.cancel()  # close() does not end its thread
         until = time.monotonic() + ASK_SECONDS
@@ -60,7 +61,7 @@ def browse(types: list[str], seconds: float, interfaces: list[str] | None = None
         for type_, name in names[:MAX_FOUND]:
             with contextlib.suppress(Error):  # a name that cannot be one: anybody can announce anything
                 rest = (until - time.monotonic()) * 1000
-                info = zeroconf.get_service_info(type_, name, min(500, rest)) if rest > 0 else None
+                info = zeroconf.get_service_info(type_, name, min(500, rest), DNSQuestionType.QM) if rest > 0 else None
                 found += [service] if info and (service := _read(type_, name, info)) else []
     finally:
         zeroconf.close()

@@ -22,9 +22,8 @@ def studio(tmp_path):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """Nobody has looked around before, and browsing stays on this machine."""
+    """Nobody has looked around before."""
     monkeypatch.setattr(offers, "_last", (-1e9, []))
-    monkeypatch.setattr(offers, "BROWSE_SECONDS", 0.1)
 
 
 def test_it_offers_an_lm_studio_that_is_installed_but_down(studio):
@@ -49,6 +48,9 @@ def test_it_finds_what_others_announce_and_no_more_when_it_is_gone(monkeypatch):
     monkeypatch.setattr(lan, "_own", {own.properties["id"]})  # the others are those of other processes
     try:
         found = wait_for(lambda: len(told := heard()) == 2 and told, 60)
+        threading.Event().wait(2)  # what they say unasked is over: now they have to answer
+        monkeypatch.setattr(offers, "BROWSE_SECONDS", 0.9)  # over before browsers ask again
+        assert wait_for(lambda: len(heard()) == 2, 60, step=1)  # they answer once in a second
     finally:
         for announcement in (agent, server, own):
             announcement.end()

@@ -25,4 +25,4 @@ def backend_of(machine: Machine | None, is_simulated: bool = False) -> str:
     if gpu.source == "nvml":
         return "cuda"
     name = gpu.name.lower()
-    return next((backend for word, backend in BY_NAME.items() if word in name), OTHER_GPU)
+    return next((backend for word, backend in BY_NAME if word in name), OTHER_GPU)

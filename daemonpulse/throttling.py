@@ -17,7 +17,10 @@ class Throttle:
 
     def count(self, address: str) -> None:
         cache.add(self._key(address), 0, self.seconds)
-        cache.incr(self._key(address))
+        try:
+            cache.incr(self._key(address))
+        except ValueError:  # the count ended, or was forgotten, in this very moment
+            cache.set(self._key(address), 1, self.seconds)
 
     def forget(self, address: str) -> None:
         cache.delete(self._key(address))

@@ -36,17 +36,24 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
         self.user = self.scope["user"]
         self.query = {name: values[0] for name, values in parse_qs(self.scope["query_string"].decode()).items()}
         if not self.user.is_authenticated:
-            await self.close(NOT_SIGNED_IN)
+            await self._turn_away(NOT_SIGNED_IN)
             return
         groups = await self.authorise()
         if groups is None:
-            await self.close(NOT_FOUND)
+            await self._turn_away(NOT_FOUND, await in_thread(self.gone)())
             return
         await self.accept()
         for group in groups:
             await tail().watch(group, self.channel_name)
         self.watched = groups
         await self.begin()
+
+    async def _turn_away(self, code: int, html: str = "") -> None:
+        """Accepts first: a browser is told no code of a socket that never opened, and would try for ever."""
+        await self.accept()
+        if html:
+            await self.send(html)
+        await self.close(code)
 
     async def disconnect(self, code):
         for group in self.watched:
@@ -65,6 +72,10 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
     @abstractmethod
     async def authorise(self) -> list[str] | None:
         """The groups to follow, from what this user may see; None when there is nothing for them here."""
+
+    def gone(self) -> str:
+        """What a page shows when there is nothing for it; it may have been there when the page was made."""
+        return ""
 
     async def begin(self) -> None:
         """After subscribing: send what the page may lack."""

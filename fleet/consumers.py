@@ -83,6 +83,9 @@ class NodeConsumer(RefreshingConsumer):
         await attention().begin(self.pk)
         return [f"{noun}.{self.pk}" for noun in ("node", "reading", "command", "model")]
 
+    def gone(self) -> str:
+        return render_to_string("fleet/_node_gone.html")
+
     async def disconnect(self, code):
         if getattr(self, "is_watching", False):
             attention().end(self.pk)
@@ -91,6 +94,6 @@ class NodeConsumer(RefreshingConsumer):
     def fragments(self) -> dict[str, str]:
         node = Node.objects.filter(pk=self.pk).first()
         if node is None:
-            return {"state": render_to_string("fleet/_node_gone.html")}
+            return {"state": self.gone()}
         context = pages.node_context(node, self.user)
         return {name: render_to_string(f"fleet/_node_{name}.html", context) for name in pages.FRAGMENTS}

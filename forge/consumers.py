@@ -51,6 +51,9 @@ class ModelConsumer(RefreshingConsumer):
         await attention().begin(self.model.node_id)
         return [f"{noun}.{self.model.node_id}" for noun in ("model", "command", "node", "reading")]
 
+    def gone(self) -> str:
+        return render_to_string("forge/_model_gone.html")
+
     async def disconnect(self, code):
         if getattr(self, "is_watching", False):
             attention().end(self.model.node_id)
@@ -59,7 +62,7 @@ class ModelConsumer(RefreshingConsumer):
     def fragments(self) -> dict[str, str]:
         model = Model.objects.select_related("node__reading").filter(pk=self.model.pk).first()
         if model is None:
-            return {"state": render_to_string("forge/_model_gone.html")}
+            return {"state": self.gone()}
         context = pages.model_context(model, self.user)
         return {name: render_to_string(f"forge/_model_{name}.html", context) for name in pages.FRAGMENTS}
 

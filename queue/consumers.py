@@ -38,6 +38,9 @@ class PromptConsumer(LiveConsumer):
         where = ["all.remote"] if settings.IS_CLIENT else []
         return [f"prompt.{self.prompt_id}", "all.prompt", "all.lane", "all.node", *where]
 
+    def gone(self) -> str:
+        return render_to_string("queue/_prompt_gone.html")
+
     async def disconnect(self, code):
         await super().disconnect(code)
         if getattr(self, "later", None):

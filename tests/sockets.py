@@ -12,6 +12,7 @@ from daemonpulse import tail
 from daemonpulse.consumers import in_thread
 
 HOST = "127.0.0.1:8642"
+SECONDS = 30  # for what must come
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def signed_in(user) -> str:
 
 
 class Browser:
-    """One page's socket. `refused`: the code it was closed with, None once it is open."""
+    """One page's socket."""
 
     def __init__(self, path: str, cookie: str = "", origin: str = f"http://{HOST}"):
         from daemonpulse.asgi import application
@@ -45,19 +46,26 @@ class Browser:
         headers = [(b"host", HOST.encode()), (b"origin", origin.encode()), (b"cookie", cookie.encode())]
         self.socket = WebsocketCommunicator(application, path, headers=headers)
 
-    async def open(self) -> int | None:
-        is_open, code = await self.socket.connect(timeout=10)
-        return None if is_open else code
+    async def open(self) -> bool:
+        return (await self.socket.connect(timeout=SECONDS))[0]
+
+    async def refused(self) -> tuple[int, str]:
+        """The code with which an opened socket is closed, which a browser is told, and what it heard before."""
+        assert await self.open()
+        heard = ""
+        while (output := await self.socket.receive_output(timeout=SECONDS))["type"] != "websocket.close":
+            heard += output["text"]
+        return output["code"], heard
 
     async def hears(self) -> str:
-        return await self.socket.receive_from(timeout=10)
+        return await self.socket.receive_from(timeout=SECONDS)
 
     async def hears_nothing(self) -> bool:
         return await self.socket.receive_nothing(timeout=0.4, interval=0.05)
 
     async def hears_until(self, words: str) -> str:
         """Skip what comes until something has these words."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             while words not in (html := await self.hears()):
                 pass
         return html
@@ -67,8 +75,8 @@ class Browser:
 async def browser(path: str, user):
     """A signed-in user's socket, open for as long as the block lasts."""
     page = Browser(path, await in_thread(signed_in)(user))
-    assert await page.open() is None
+    assert await page.open()
     try:
         yield page
     finally:
-        await page.socket.disconnect(timeout=10)
+        await page.socket.disconnect(timeout=SECONDS)

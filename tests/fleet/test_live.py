@@ -11,7 +11,7 @@ from daemonpulse.consumers import in_thread
 from fleet import attention, cards
 from fleet.models import Command, Node, Reading, Sample
 from tests.fleet.test_pages import gpu, machine
-from tests.sockets import Browser, browser, own_tail
+from tests.sockets import Browser, browser, own_tail, signed_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FLEET, ONE = "/ws/nodes/", "/ws/nodes/{pk}/"
@@ -38,16 +38,16 @@ def read(node, **fields):
 @pytest.mark.parametrize("path", [FLEET, ONE])
 def test_it_refuses_charlie(rig, path):
     async def scene():
-        assert await Browser(path.format(pk=rig.pk)).open() == 4401
+        assert await Browser(path.format(pk=rig.pk)).refused() == (4401, "")
 
     play(scene)
 
 
 def test_it_knows_no_other_node(alice, rig):
     async def scene():
-        with pytest.raises(AssertionError):
-            async with browser(ONE.format(pk=999), alice):
-                pass
+        code, heard = await Browser(ONE.format(pk=999), await in_thread(signed_in)(alice)).refused()
+        assert code == 4404
+        assert "This node was removed" in heard
 
     play(scene)
 

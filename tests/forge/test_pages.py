@@ -16,7 +16,7 @@ from forge import listing
 from forge.fit.size import Told
 from forge.models import Instance, LoadProfile, Measurement, Model, NodePolicy, Origin
 from tests.fleet.test_pages import gpu, machine, words
-from tests.sockets import Browser, browser, own_tail
+from tests.sockets import Browser, browser, own_tail, signed_in
 
 pytestmark = pytest.mark.django_db
 GIB = 2**30
@@ -338,11 +338,11 @@ live = pytest.mark.django_db(transaction=True)
 @live
 def test_it_refuses_charlie_and_knows_no_other_model(alice):
     async def scene():
-        assert await Browser("/ws/models/").open() == 4401
-        assert await Browser("/ws/models/1/").open() == 4401
-        with pytest.raises(AssertionError):
-            async with browser("/ws/models/999/", alice):
-                pass
+        assert await Browser("/ws/models/").refused() == (4401, "")
+        assert await Browser("/ws/models/1/").refused() == (4401, "")
+        code, heard = await Browser("/ws/models/999/", await in_thread(signed_in)(alice)).refused()
+        assert code == 4404
+        assert "Its node was removed" in heard
 
     play(scene)
 

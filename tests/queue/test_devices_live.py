@@ -31,10 +31,10 @@ def test_it_refuses_charlie_and_other_peoples_codes(alice, bob):
     code, cookie = PairingCode.issue(bob)[0], signed_in(alice)
 
     async def scene():
-        assert await Browser("/ws/devices/").open() == 4401
-        assert await Browser(f"/ws/pairings/{code.pk}/").open() == 4401
-        assert await Browser(f"/ws/pairings/{code.pk}/", cookie).open() == 4404
-        assert await Browser("/ws/pairings/999/", cookie).open() == 4404
+        assert await Browser("/ws/devices/").refused() == (4401, "")
+        assert await Browser(f"/ws/pairings/{code.pk}/").refused() == (4401, "")
+        assert await Browser(f"/ws/pairings/{code.pk}/", cookie).refused() == (4404, "")
+        assert await Browser("/ws/pairings/999/", cookie).refused() == (4404, "")
 
     play(scene)
 

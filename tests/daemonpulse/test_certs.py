@@ -195,7 +195,7 @@ def test_it_refuses_what_is_no_name(text):
 
 
 @given(st.text(max_size=70))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_it_reads_any_text_as_a_name_that_a_certificate_takes_or_refuses_it(text):
     try:
         name = checked(text)

@@ -31,11 +31,11 @@ def add():
         n = cursor.fetchone()[0]
         cursor.execute("UPDATE counter SET n = %s", [n + 1])
 
-def hold(seconds):
+def hold(wait):
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("UPDATE counter SET n = n + 1")
         print("holding", flush=True)
-        time.sleep(seconds)
+        wait()
     connection.close()
 """
 
@@ -58,7 +58,7 @@ def start(database):
 
     def start(code):
         command = [sys.executable, "-c", WRITER + code, str(database)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(process)
         return process
 
@@ -66,6 +66,7 @@ def start(database):
     for process in started:
         process.kill()
         process.wait()
+        process.stdin.close()
         process.stdout.close()
 
 
@@ -109,17 +110,23 @@ def test_it_counts_every_transaction_of_four_threads(start, database):
 
 
 def test_it_waits_for_a_writer_of_another_process(start, database):
-    holder = start("hold(0.5)")
+    holder = start("hold(sys.stdin.read)")
     assert holder.stdout.readline() == "holding\n"
     assert not is_free(database)
-    assert start("add()").wait(LIMIT_SECONDS) == 0
+    waiting = start("print('asks', flush=True); add()")
+    assert waiting.stdout.readline() == "asks\n"
+    time.sleep(0.5)
+    assert waiting.poll() is None
+    holder.stdin.close()
+    assert waiting.wait(LIMIT_SECONDS) == 0
     assert counted(database) == 2
 
 
 def test_it_takes_the_turn_back_from_a_writer_that_was_killed(start, database):
-    holder = start("hold(60)")
+    holder = start("hold(sys.stdin.read)")
     assert holder.stdout.readline() == "holding\n"
-    waiting = start("add()")
+    waiting = start("print('asks', flush=True); add()")
+    assert waiting.stdout.readline() == "asks\n"
     time.sleep(0.5)
     assert waiting.poll() is None
     holder.send_signal(signal.SIGKILL)
@@ -150,7 +157,7 @@ def test_it_lets_no_forked_child_keep_the_turn_of_its_parent(start, database):
     """The child inherits the parent's open lock file; its life must not prolong the turn."""
     parent = start(
         "add()\n"
-        "thread = threading.Thread(target=hold, args=(0.4,)); thread.start()\n"
+        "thread = threading.Thread(target=hold, args=(lambda: time.sleep(0.4),)); thread.start()\n"
         "time.sleep(0.2)\n"
         "if (child := os.fork()) == 0:\n"
         "    time.sleep(30); os._exit(0)\n"
@@ -163,7 +170,7 @@ def test_it_lets_no_forked_child_keep_the_turn_of_its_parent(start, database):
 
 
 def test_it_does_not_keep_readers_waiting(start, database):
-    holder = start("hold(60)")
+    holder = start("hold(sys.stdin.read)")
     assert holder.stdout.readline() == "holding\n"
     reader = start("cursor = connection.cursor(); cursor.execute('SELECT n FROM counter'); print(cursor.fetchone()[0])")
     assert reader.stdout.readline() == "0\n"

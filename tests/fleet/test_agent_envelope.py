@@ -16,7 +16,7 @@ from tests.fleet.simulator_fixture import ROOT
 
 KEY = AgentKey.make()
 NOW = 1_795_000_000.0
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -38,7 +38,7 @@ def test_it_shows_no_secret_of_a_key():
     assert str(key.signing_key) not in shown
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=120) | st.text("dpa1._-AZ=", max_size=150).map("dpa1.{}".format))
 def test_it_says_what_a_key_looks_like(text):
     with pytest.raises(ValueError, match="agent key"):

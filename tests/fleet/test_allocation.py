@@ -64,7 +64,7 @@ def planned_for(wanted, free, ram, profile):
 # The planner
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases())
 def test_it_loses_no_byte_and_never_plans_more_than_is_free(case):
     wanted, free, ram, _ = case
@@ -80,7 +80,7 @@ def test_it_loses_no_byte_and_never_plans_more_than_is_free(case):
         assert planned.system_bytes == 0 or planned.system_bytes <= ram - RAM_RESERVE_BYTES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(known=True), st.lists(sizes, min_size=5, max_size=5))
 def test_more_free_memory_never_makes_a_plan_fail(case, more):
     wanted, free, ram, profile = case
@@ -89,7 +89,7 @@ def test_more_free_memory_never_makes_a_plan_fail(case, more):
         assert planned_for(wanted, roomier, ram + more[0], profile).fits
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(sizes, min_size=1, max_size=4), sizes, st.booleans(), st.data())
 def test_a_gpu_gets_a_part_only_when_all_before_it_are_full(free, wanted, is_strict, data):
     order = tuple(data.draw(st.permutations(range(len(free)))))

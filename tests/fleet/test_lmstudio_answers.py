@@ -1,7 +1,7 @@
 """What LM Studio tells, read leniently: no answer breaks the reader, and no text of it can steer a terminal."""
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fleet.daemons.errors import DaemonError, Reason
@@ -19,7 +19,7 @@ junk = st.recursive(
     max_leaves=12,
 )
 rows = st.dictionaries(st.sampled_from(NAMES), junk, max_size=8)
-few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=60)
 
 
 @few

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.sync.server import serve
 
@@ -436,7 +436,7 @@ junk = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(junk)
 @example({"displayData": {"code": []}})
 def test_any_error_frame_becomes_a_daemon_error(error):

@@ -40,7 +40,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), values), max_size=3))
 def test_it_reads_what_it_wrote_however_it_arrives(messages):
     written = io.BytesIO()
@@ -51,7 +51,7 @@ def test_it_reads_what_it_wrote_however_it_arrives(messages):
         assert read_message(stream) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=40))
 def test_it_answers_any_bytes_with_a_message_the_end_or_a_frame_error(content):
     stream = io.BytesIO(content)
@@ -114,7 +114,7 @@ def test_it_sends_nothing_that_a_browser_would_refuse():
     assert written.getvalue() == b""
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(["a", "\x00", "🦦", '"', "é"]), st.integers(0, 400_000))
 def test_its_pieces_fit_a_message_however_they_are_escaped(character, count):
     cut = list(pieces(character * count))

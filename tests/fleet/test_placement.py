@@ -69,7 +69,7 @@ def test_used_memory_follows_from_total_and_free():
     assert growth(before, machine(card(0, 3 * GIB, "a")))[0].bytes == 2 * GIB
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 9)), max_size=4), st.randoms())
 def test_an_unchanged_machine_has_not_grown(rows, random):
     gpus = [card(index, used, uuid and f"{uuid}{index}") for index, (uuid, used) in enumerate(rows)]

@@ -274,7 +274,7 @@ def test_a_card_without_room_for_its_part_fails_the_load(simulator):
     assert landed(simulator)[OTTER][0] < 0.7
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(0, 2**40),
     st.lists(st.integers(0, 2**36), min_size=1, max_size=4),

@@ -78,13 +78,13 @@ streams = st.lists(st.one_of(fragments, st.binary(max_size=4)), max_size=16).map
 places = st.lists(st.integers(min_value=0, max_value=120), max_size=8)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(streams, places)
 def test_it_reads_any_bytes_cut_anywhere_as_the_standard_does(stream, places):
     assert read(*cut(stream, places)) == reference(stream)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(), max_size=8), places, st.sampled_from(["\n", "\r", "\r\n"]))
 def test_it_returns_what_a_daemon_sent(contents, places, line_end):
     lines = [f"event: message.delta{line_end}data: {json.dumps(text)}{line_end}{line_end}" for text in contents]

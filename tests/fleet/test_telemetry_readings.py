@@ -28,7 +28,7 @@ def test_it_survives_the_way_through_json():
     assert Machine.from_json(json.loads(json.dumps(machine.as_json()))) == machine
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(anything | machines_json)
 def test_it_reads_any_json_or_says_that_it_is_no_reading(data):
     try:
@@ -138,7 +138,7 @@ odd_devices = st.lists(st.dictionaries(survey_keys, anything, max_size=6) | anyt
 odd_surveys = st.lists(odd_devices | anything, max_size=3).map(lambda engines: survey(*engines))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(anything | odd_surveys | st.fixed_dictionaries({"engines": anything | st.lists(anything)}))
 def test_it_takes_any_json_for_a_survey(data):
     gpus = gpus_from_survey(data)

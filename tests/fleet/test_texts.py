@@ -31,7 +31,7 @@ def test_it_cuts_off_what_is_too_long():
     assert clean("\x1b[31mred\x1b[0m", 3) == "red"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANYTHING)
 def test_it_makes_one_harmless_line_of_anything(text):
     line = clean(text, 50)

@@ -65,7 +65,7 @@ def test_its_texts_can_be_shown():
     assert (found.name[:6], len(found.name), found.file_type) == ("llamax", 64, "Q4 _K")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(names | st.text(max_size=3), values, max_size=8) | values)
 def test_any_json_is_an_architecture_or_a_value_error(data):
     base = architecture_of(OTTER, []).as_json()
@@ -77,7 +77,7 @@ def test_any_json_is_an_architecture_or_a_value_error(data):
     assert all(0 <= getattr(found, name) <= most for name, most in MOST.items() if name != "kv_heads")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(["llama", "gemma3", "qwen35", "falcon-h1", "exaone4"]), st.dictionaries(keys, values))
 def test_any_metadata_is_an_architecture_or_a_value_error(name, told):
     try:

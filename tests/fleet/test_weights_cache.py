@@ -64,7 +64,7 @@ def test_it_knows_no_other_types():
         cache_bytes(LLAMA_8B, 8192, key_type="q9_9")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 2**20), st.integers(1, 64), st.sampled_from(list(BLOCKS)), st.booleans())
 def test_more_context_and_more_slots_never_take_less(context, slots, kind, unified):
     gemma = changed(slides=(True, False) * 16, sliding_window=1024, recurs=(True,) * 32, state_length=100)

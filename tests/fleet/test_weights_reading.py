@@ -127,7 +127,7 @@ def test_an_array_cannot_claim_more_than_there_is(tmp_path, kind, count):
     assert time.monotonic() - began < 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_damage_makes_it_fail_in_another_way(tmp_path_factory, data):
     """Cut, or changed in places: what comes of it is an architecture, or one of the errors that are expected."""
@@ -149,7 +149,7 @@ def small_model(folder: Path) -> bytes:
     return path.read_bytes()[:3000]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=300), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_no_garbage_makes_it_fail_in_another_way(tmp_path_factory, garbage, tensors, pairs):
     path = tmp_path_factory.getbasetemp() / "garbage.gguf"

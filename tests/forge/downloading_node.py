@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GIB = 2**30
@@ -27,7 +26,8 @@ class DownloadingNode:
         self.begun = job()
         self.status = going(1.0)
         self.models: list[dict] = []
-        self.slow_seconds = 0.0  # of a download that begins
+        self.slow_seconds = 0.0  # of a download that begins, or until `go_on` is set
+        self.go_on = threading.Event()
         self.asked: list[dict] = []  # the bodies of POST /download
         self.polled: list[str] = []  # the paths of questions
 
@@ -37,7 +37,7 @@ class DownloadingNode:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 node.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                time.sleep(node.slow_seconds)
+                node.go_on.wait(node.slow_seconds)
                 node.send(self, *node.begun)
 
             def do_GET(self):

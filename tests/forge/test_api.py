@@ -215,7 +215,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(LOAD_TYPES)), JSON, max_size=4))
 def test_no_wish_is_too_odd_to_be_judged(rig, data):
     wish = {"model": OTTER} | data

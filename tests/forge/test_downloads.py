@@ -312,10 +312,10 @@ def test_it_tells_once_that_no_byte_comes_any_more(under_way, there, step):
     there.status = going(1.0, speed=5e6)
     step()
     assert not fresh(under_way).is_stalled
-    later(fresh(under_way), 58, "moved_at", "checked_at")
+    later(fresh(under_way), 50, "moved_at", "checked_at")
     step()
     assert not fresh(under_way).is_stalled
-    later(fresh(under_way), 5, "moved_at", "checked_at")
+    later(fresh(under_way), 11, "moved_at", "checked_at")
     before = len(kinds(under_way))
     step()
     row = fresh(under_way)
@@ -423,12 +423,12 @@ def test_it_believes_no_figure_that_cannot_be(under_way, there, step):
 def test_it_measures_the_speed_where_the_node_does_not_tell_it(under_way, there, step):
     there.status = going(1.0, speed=None)
     step()
-    later(fresh(under_way), 2, "checked_at")
+    later(fresh(under_way), 2000, "checked_at")
     there.status = going(1.5, speed=None)
     step()
     row = fresh(under_way)
-    assert row.bytes_per_second == pytest.approx(GIB / 4, rel=0.1)
-    assert (row.finishes_at - timezone.now()).total_seconds() == pytest.approx(10, abs=2)
+    assert row.bytes_per_second == pytest.approx(GIB / 4000, rel=0.1)
+    assert (row.finishes_at - timezone.now()).total_seconds() == pytest.approx(10_000, rel=0.1)
 
 
 def test_it_tells_pages_only_what_they_would_show_otherwise(under_way, there, step):
@@ -484,15 +484,14 @@ def test_two_processes_together_keep_the_limit(rig):
 @pytest.mark.django_db(transaction=True)
 def test_a_slow_node_holds_up_no_other(rig, there):
     with DownloadingNode() as slow:
-        slow.slow_seconds = 1.5
+        slow.slow_seconds = 60.0
         far = Node.objects.create(name="far", base_url=slow.url, state="online")
         first, second = Download.ask(far, OTTER), Download.ask(rig, OTTER)
         downloader = Downloader()
-        began = time.monotonic()
         downloader.step()
-        assert time.monotonic() - began < 1.0
         wait_for(lambda: fresh(second).state == State.DOWNLOADING)
         assert fresh(first).state in {State.WAITING, State.ASKED}
+        slow.go_on.set()
         downloader.pool.submit(connections.close_all)
         downloader.pool.shutdown()
 

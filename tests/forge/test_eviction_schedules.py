@@ -175,7 +175,7 @@ WAITS = st.tuples(st.just("wait"), st.integers(0, 2))
     st.none() | st.integers(8, 40),
     st.lists(LOADS | LOADS | CHANGES | WAITS, min_size=25, max_size=40),
 )
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=80)
 def test_it_keeps_a_small_node_in_order(gpu_count, budget, steps):
     node = SmallNode(gpu_count, budget)
     for verb, *details in steps:
@@ -192,7 +192,7 @@ COPIES = st.builds(
 
 
 @given(st.lists(COPIES, min_size=EXHAUSTIVE + 6, max_size=EXHAUSTIVE + 10), st.integers(0, 60), st.integers(0, 60))
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 def test_it_takes_nothing_in_vain_from_a_crowd(copies, first, second):
     residents = [replace(one, id=f"copy-{place}") for place, one in enumerate(copies)]
     by_id = {one.id: one for one in residents}

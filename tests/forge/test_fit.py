@@ -329,7 +329,7 @@ def loads(draw):
     return OF_FILE, options, place, profile, backend, Learned(draw(st.integers(-GIB, GIB)), 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(loads(), st.integers(0, 20))
 def test_more_memory_never_makes_it_worse(load, more):
     facts, options, place, profile, backend, learned = load
@@ -347,7 +347,7 @@ def test_more_memory_never_makes_it_worse(load, more):
     assert (before.missing_bytes == 0) or before.verdict is TOO_LARGE
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(loads())
 def test_what_fits_leaves_the_reserve_on_every_gpu_in_use(load):
     found = fit(*load)

@@ -199,7 +199,7 @@ def test_it_reads_the_quantization_from_a_files_name(file, name):
     assert quantization_of(file) == name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=40).map(lambda text: f"{text}.gguf"), st.none() | st.integers(0, 2**50)))
 def test_it_makes_something_of_any_files(files):
     for one in quantizations("acme/otter", files):

@@ -314,9 +314,9 @@ def test_it_learns_what_loads_really_take(box):
 
 
 def test_it_unloads_what_has_been_idle_for_its_time(box):
-    run(box, LOAD, model=HERON, ttl_seconds=1)
+    run(box, LOAD, model=HERON, ttl_seconds=60)
     assert idle.step() == 0
-    Instance.objects.update(used_at=loading.timezone.now() - loading.timezone.timedelta(seconds=2),
+    Instance.objects.update(used_at=loading.timezone.now() - loading.timezone.timedelta(seconds=61),
                             unload_at=loading.timezone.now())  # fmt: skip
     assert idle.step() == 1
     operations.run(Command.objects.open().get())

@@ -1,4 +1,4 @@
-import { Locks, Memory } from "./setup.mjs";
+import { Locks, Memory, until } from "./setup.mjs";
 import { ScriptedServer } from "./server.mjs";
 
 import assert from "node:assert/strict";
@@ -11,10 +11,6 @@ import { reconnectDelay } from "../../static/mobile/socket.js";
 import { Store } from "../../static/mobile/store.js";
 
 const DEVICE = "6f1c8f8e-0000-4000-8000-000000000001";
-const until = async (isSo) => {
-  for (let n = 0; n < 400 && !isSo(); n++) await new Promise((resolve) => setTimeout(resolve, 5));
-  assert.ok(isSo());
-};
 
 /** A browser's socket, of which the test is the other end. */
 class Link {

@@ -2,7 +2,7 @@
 
 import { paired } from "./device.mjs";
 import { blankScreen, shown } from "./screen.mjs";
-import { Locks, Memory } from "./setup.mjs";
+import { Locks, Memory, until } from "./setup.mjs";
 
 import assert from "node:assert/strict";
 import test, { afterEach, beforeEach } from "node:test";
@@ -88,9 +88,8 @@ test("a form that is closed while one types comes back with the text: new, follo
     await library.takeIn({ changes: [sending({ state: how.edits ? "queued" : "done" })], cursor: "e.1" }, null);
     const view = new ComposeView(appOf(library), how);
     typed(view, shown(view), "dear words");
-    await idle(); // and no more: the page is gone
-    const again = new ComposeView(appOf(await opened(database)), how);
-    assert.equal(again.inputs.text.value, "dear words", JSON.stringify(how));
+    // and no more: the page is gone
+    await until(async () => new ComposeView(appOf(await opened(database)), how).inputs.text.value === "dear words");
   }
 });
 
@@ -117,7 +116,7 @@ test("what another tab has queued is no draft here, but what is typed here stays
   channels = [new BroadcastChannel(name), new BroadcastChannel(name)];
   const [one, other] = await Promise.all(channels.map((channel) => opened(database, channel)));
   await one.keep({ draft: { model: "otter", text: "dear words" } });
-  await idle();
+  await until(() => other.fact("draft"));
   const [untouched, touched] = [new ComposeView(appOf(other), {}), new ComposeView(appOf(other), {})];
   [untouched, touched].forEach((view) => other.listeners.add(() => view.update()));
   shown(untouched);
@@ -125,8 +124,8 @@ test("what another tab has queued is no draft here, but what is typed here stays
   touched.isTouched = true;
   assert.equal(untouched.inputs.text.value, "dear words");
   await one.enqueue("submit", "p", { model: "otter", text: "dear words" }, { draft: { model: "otter" } });
-  for (let n = 0; n < 100 && untouched.inputs.text.value; n++) await idle();
-  assert.deepEqual([untouched.inputs.text.value, untouched.inputs.model.value], ["", "otter"]);
+  await until(() => !untouched.inputs.text.value);
+  assert.equal(untouched.inputs.model.value, "otter");
   assert.equal(touched.inputs.text.value, "dear words, and more");
 });
 
@@ -136,7 +135,7 @@ test("a deletion says what it does in each case", async () => {
     const view = new PromptView(appOf(library), id);
     const button = shown(view).all("button").find((one) => one.textContent === "Delete");
     const done = button.fire("click");
-    await idle();
+    await until(() => document.querySelector("dialog"));
     const words = document.querySelector("dialog").querySelector("p").textContent;
     document.querySelector("dialog").fire("close");
     document.body.replaceChildren();

@@ -1,8 +1,17 @@
-/** What a browser has and Node lacks: a database, and locks. */
+/** What a browser has and Node lacks: a database, and locks. And waiting, however busy the machine. */
 
+import assert from "node:assert/strict";
 import { webcrypto } from "node:crypto";
 
 globalThis.crypto ??= webcrypto; // Node 18
+
+const WAIT_MS = 20_000;
+
+/** Wait until isSo() is true, or a promise of it. */
+export async function until(isSo) {
+  for (const end = Date.now() + WAIT_MS; !(await isSo()); await new Promise((resolve) => setTimeout(resolve, 5)))
+    assert.ok(Date.now() < end, `it did not become so: ${isSo}`);
+}
 
 /** The verbs of static/mobile/database.js over Maps. */
 export class Memory {

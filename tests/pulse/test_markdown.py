@@ -103,7 +103,7 @@ def test_it_disarms(attack, around):
     assert_harmless(render(around.replace("{}", attack)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.sampled_from([*ATTACKS, *"[](){}<>!`\"'=*_~|-#\n :", "\n\n", "http://a", "\n```", " | "]),

@@ -90,7 +90,7 @@ parts = st.lists(st.tuples(message, reasoning), max_size=3)
 places = st.lists(st.integers(min_value=0, max_value=300), max_size=12)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(parts, message, st.booleans(), places)
 def test_it_separates_well_formed_answers_cut_at_any_byte(parts, last, ends_open, places):
     # Each message part ends its line, so that nothing of one part opens code in the next.
@@ -119,7 +119,7 @@ soup_of = {
 }
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data(), st.sampled_from(TAGS), st.sampled_from([None, True, False]), places)
 def test_it_separates_anything_alike_however_it_is_cut(data, tags, starts_inside, places):
     text = data.draw(soup_of[tags])
@@ -130,7 +130,7 @@ def test_it_separates_anything_alike_however_it_is_cut(data, tags, starts_inside
     assert is_text_less_tags(text, tags, "".join(piece for _, piece in whole))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(TAGS).flatmap(lambda tags: st.tuples(st.just(tags), soup_of[tags])), places)
 def test_it_holds_back_only_what_may_still_become_a_tag(tags_and_text, places):
     (opening, closing), text = tags_and_text

@@ -7,13 +7,13 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import dj_database_url
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
-from benchmarks.site import free_port
 from tests.conftest import find_postgres
 
 
@@ -27,16 +27,15 @@ def running_server():
         user = next(name for name in ("postgres", "nobody") if any(entry.pw_name == name for entry in pwd.getpwall()))
         shutil.chown(folder, user)
         as_user = {"user": user}
-    port = free_port()
 
     def run(*arguments):
         subprocess.run([*map(str, arguments)], check=True, cwd=folder, stdout=subprocess.DEVNULL, **as_user)
 
     run(programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "daemonpulse", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"  # no port that others may take
     run(programs / "pg_ctl", "-D", folder / "data", "-o", options, "-l", folder / "log", "-w", "start")
     try:
-        yield f"postgres://daemonpulse@127.0.0.1:{port}/postgres"
+        yield f"postgres://daemonpulse@{quote(str(folder), safe='')}/postgres"
     finally:
         run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "stop")
         shutil.rmtree(folder)

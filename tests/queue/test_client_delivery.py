@@ -163,7 +163,7 @@ def test_nothing_is_taken_over_from_a_pairing_that_is_over(alice, delivery, serv
     assert server.calls == []
 
 
-@hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_breaks_everything_is_applied_once_and_both_agree(alice, data):
     Prompt.objects.all().delete()

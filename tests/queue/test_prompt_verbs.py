@@ -513,7 +513,7 @@ MOVES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["first", "up", "d
 
 
 @given(moves=MOVES)
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_keeps_the_order_that_people_made_however_often_they_move(alice, moves):
     Prompt.objects.all().delete()
     prompts = {prompt.text: prompt for prompt in lane_of(alice, 4)}

@@ -41,7 +41,7 @@ def at_once(closing_connections):
         barrier = threading.Barrier(len(functions))
 
         def start(function):
-            barrier.wait(10)
+            barrier.wait(60)
             try:
                 return function()
             except Exception as error:

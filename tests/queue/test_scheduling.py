@@ -249,7 +249,7 @@ def coming(view: LaneView, nodes: list[NodeView], decided: Plan) -> int:
 
 
 @given(situations())
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 def test_it_never_overdoes_it(situation):
     lanes, nodes = situation
     decided = decide(lanes, nodes)
@@ -273,7 +273,7 @@ def test_it_never_overdoes_it(situation):
 
 
 @given(situations())
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 def test_it_gives_every_lane_a_start_or_a_reason_and_leaves_no_node_idle(situation):
     lanes, nodes = situation
     decided = decide(lanes, nodes)
@@ -401,7 +401,7 @@ TRACES = st.lists(
 
 
 @given(TRACES)
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=80)
 def test_it_lets_no_lane_wait_beyond_its_bound(trace):
     node = OneModelNode(trace).run()
 
@@ -412,7 +412,7 @@ def test_it_lets_no_lane_wait_beyond_its_bound(trace):
 
 
 @given(TRACES)
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=80)
 def test_it_swaps_no_more_than_starving_lanes_force_it_to(trace):
     batch = [Arrival(0, arrival.lane, arrival.seconds) for arrival in trace]
     node = OneModelNode(batch).run()

@@ -166,7 +166,7 @@ def situations(draw):
 
 
 @given(situations())
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 def test_it_never_overdoes_it_and_always_says_why(situation):
     lanes, nodes = situation
     decided = decide(lanes, nodes)

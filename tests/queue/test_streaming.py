@@ -298,7 +298,7 @@ def test_it_tells_a_waiting_prompts_place_and_its_next_try(alice, node):
 
 def collect(prompt: Prompt, seen: Position | None = None, is_new: bool = False) -> list[bytes]:
     async def read() -> list[bytes]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             blocks = [block async for block in prompt_stream(prompt, seen, is_new)]
             return [event + b"\n\n" for block in blocks for event in block.split(b"\n\n") if event]
 
@@ -341,9 +341,22 @@ def test_it_streams_what_ended_already_and_ends(alice, node):
 def test_it_keeps_the_connection_alive_while_nothing_happens(alice, node, monkeypatch, closing_connections):
     monkeypatch.setattr("daemonpulse.queue.streaming.KEEP_ALIVE_SECONDS", 0.05)
     prompt = submit(alice)
-    canceller = threading.Timer(0.3, closing_connections(prompt.cancel))
-    canceller.start()
+    looks, has_looked_again = [], threading.Event()
 
+    def caught_up_counted(*args):
+        looks.append(args)
+        if len(looks) > 1:  # so it has said that it waits
+            has_looked_again.set()
+        return caught_up(*args)
+
+    monkeypatch.setattr("daemonpulse.queue.streaming.caught_up", caught_up_counted)
+
+    def cancel():
+        assert has_looked_again.wait(20)
+        prompt.cancel()
+
+    canceller = threading.Thread(target=closing_connections(cancel))
+    canceller.start()
     events = collect(prompt)
     canceller.join()
 

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.django_db
 EXAMPLES = settings(
     max_examples=15,
     stateful_step_count=40,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -17,7 +18,7 @@ from daemonpulse.queue.models.attempt import note_progress
 from daemonpulse.queue.sync import cursors, socket
 from daemonpulse.tail import tail
 from pulse.thinking import Kind
-from tests.sockets import HOST, own_tail
+from tests.sockets import HOST, SECONDS, own_tail
 
 from .devices import TestDevice
 from .prompts import fresh, running, stream, submit
@@ -54,7 +55,7 @@ class Line:
         await self.socket.send_to(self.frame(type_, **fields))
 
     async def hears(self) -> dict:
-        text = await self.socket.receive_from(timeout=5)
+        text = await self.socket.receive_from(timeout=SECONDS)
         if not self.device.key:
             return json.loads(text)
         header, body = sealing.open_sealed(self.device.key, text)
@@ -64,15 +65,15 @@ class Line:
         return json.loads(body)
 
     async def hears_of(self, type_: str) -> dict:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SECONDS):
             while (frame := await self.hears())["type"] != type_:
                 pass
         return frame
 
     async def closed(self) -> int:
         """The code, which Daphne's Autobahn must let pass; frames before it are skipped."""
-        async with asyncio.timeout(5):
-            while (output := await self.socket.receive_output(timeout=5))["type"] != "websocket.close":
+        async with asyncio.timeout(SECONDS):
+            while (output := await self.socket.receive_output(timeout=SECONDS))["type"] != "websocket.close":
                 pass
         assert output["code"] == 1000 or 3000 <= output["code"] <= 4999
         return output["code"]
@@ -82,13 +83,13 @@ class Line:
 async def line(device: TestDevice, **hello):
     """A socket that was let in."""
     opened = Line(device)
-    assert (await opened.socket.connect(timeout=5))[0]
+    assert (await opened.socket.connect(timeout=SECONDS))[0]
     await opened.say("hello", **{"token": device.token, "cursor": ""} | hello)
     assert (await opened.hears())["type"] == "welcome"
     try:
         yield opened
     finally:
-        await opened.socket.disconnect(timeout=5)
+        await opened.socket.disconnect(timeout=SECONDS)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "sealed"])
@@ -111,13 +112,14 @@ def test_it_pokes_when_something_of_its_owner_changed(phone, alice, bob, node):
 def test_it_pokes_at_most_ten_times_a_second_and_with_the_newest_at_last(phone, alice):
     async def scene():
         async with line(phone) as opened:
+            began = time.monotonic()
             for _ in range(30):
                 await in_thread(submit)(alice)
             newest = await in_thread(cursors.newest)()
             pokes = [(await opened.hears_of("poke"))["cursor"]]
             while pokes[-1] != newest:
                 pokes.append((await opened.hears_of("poke"))["cursor"])
-            assert len(pokes) < 25
+            assert len(pokes) <= 2 + (time.monotonic() - began) / socket.POKE_SECONDS
 
     play(scene)
 
@@ -198,8 +200,8 @@ def test_revoking_closes_it_at_once(phone):
 
 
 def test_the_server_pings_and_lets_go_of_who_does_not_answer(phone, monkeypatch):
-    monkeypatch.setattr(socket, "PING_SECONDS", 0.1)
-    monkeypatch.setattr(socket, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "PING_SECONDS", 1.1)
+    monkeypatch.setattr(socket, "ANSWER_SECONDS", 1.0)
 
     async def scene():
         async with line(phone) as opened:
@@ -236,16 +238,16 @@ def test_it_refuses_strangers_in_words(alice, node):
 
     async def refused(text: str, device=plain):
         opened = Line(device)
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         await opened.socket.send_to(text)
-        told = json.loads(await opened.socket.receive_from(timeout=5))
+        told = json.loads(await opened.socket.receive_from(timeout=SECONDS))
         return await opened.closed(), told["error"]["code"]
 
     async def scene():
         for text, code, word in hellos:
             assert await refused(text) == (code, word), text
         opened = Line(sealed)
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         await opened.socket.send_to(used)
         opened.hello_seq = sealing.header_of(used)["seq"]
         assert (await opened.hears())["type"] == "welcome"
@@ -258,7 +260,7 @@ def test_it_refuses_strangers_in_words(alice, node):
 def test_another_version_is_told_by_the_code(alice):
     async def scene():
         opened = Line(TestDevice.__new__(TestDevice), "/ws/sync/v2/")
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         assert await opened.closed() == 4426
 
     play(scene)
@@ -269,7 +271,7 @@ def test_it_waits_ten_seconds_for_a_hello(alice, monkeypatch):
 
     async def scene():
         opened = Line(TestDevice.__new__(TestDevice))
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         assert await opened.closed() == 4408
 
     play(scene)
@@ -279,7 +281,7 @@ def test_it_waits_ten_seconds_for_a_hello(alice, monkeypatch):
 def test_it_refuses_a_foreign_page(alice, origin):
     async def scene():
         opened = Line(TestDevice.__new__(TestDevice), origin=origin)
-        assert not (await opened.socket.connect(timeout=5))[0]
+        assert not (await opened.socket.connect(timeout=SECONDS))[0]
 
     play(scene)
 
@@ -323,7 +325,7 @@ def test_a_device_that_is_revoked_during_its_hello_stays_outside(phone, monkeypa
 
     async def scene():
         opened = Line(phone)
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         await opened.say("hello", token=phone.token)
         assert await opened.closed() == 4403
 
@@ -360,10 +362,10 @@ def test_nothing_is_heard_after_the_close(alice):
 
     async def scene():
         opened = Line(device)
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         await opened.socket.send_to("{}")
         await opened.socket.send_to(hello_of(device))
-        assert json.loads(await opened.socket.receive_from(timeout=5))["type"] == "error"
+        assert json.loads(await opened.socket.receive_from(timeout=SECONDS))["type"] == "error"
         assert await opened.closed() == 4400
         assert await opened.socket.receive_nothing(timeout=0.2)
 
@@ -376,13 +378,13 @@ def test_a_fault_of_ours_leaves_nobody_listening(alice, node, monkeypatch):
 
     async def scene():
         opened = Line(device)
-        await opened.socket.connect(timeout=5)
+        await opened.socket.connect(timeout=SECONDS)
         await opened.say("hello", token=device.token)
         assert (await opened.hears())["type"] == "welcome"
         monkeypatch.setattr(socket, "counted", lambda *args: 1 / 0)
         await opened.say("ping")
         with pytest.raises(ZeroDivisionError):
-            await opened.socket.wait(timeout=5)
+            await opened.socket.wait(timeout=SECONDS)
         assert not tail().watched
 
     play(scene)

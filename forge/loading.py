@@ -176,7 +176,7 @@ def _chosen(site: Site) -> tuple[str, ...]:
     it partly on the processor, as it does by itself.
     """
     planned = site.fit()
-    is_measured = site.machine is not None and planned.size.weights is not None and planned.free_bytes is not None
+    is_measured = site.machine is not None and planned.is_measured
     if site.wish.is_for_queue and site.is_silent_for_a_moment:
         raise NoRoom("Its machine does not tell what is free right now.", (("", Why.BUSY),))
     if not is_measured or (site.wish.is_for_queue and not settings.RUN_LANES_SIDE_BY_SIDE):

@@ -16,7 +16,7 @@ from forge.wishes import Wish
 
 @dataclass(frozen=True)
 class Preview:
-    """`fit`: beside what is loaded. `decision`: what must go for it first (None where memory cannot be measured), and
+    """`fit`: beside what is loaded. `decision`: what must go for it first (None where that cannot be judged), and
     `fit_after`: the fit when that is gone; where nothing helps, its largest context is what would fit when all that can
     go is gone. `learned`: what earlier loads taught. `reading`: what it is judged by."""
 
@@ -44,7 +44,7 @@ def preview(wish: Wish, believes_old: bool = True) -> Preview:
         return fit(wish.facts, wish.fit_options, memory, wish.layout, backend, learned, told)
 
     now = judged()
-    if machine is None:
+    if machine is None or not now.is_measured:
         return Preview(wish, now, None, now, learned, reading, held)
     careful = _decide(wish, now, machine, held, budget, is_careful=True)
     decision = careful if careful.is_possible else _decide(wish, now, machine, held, budget, is_careful=False)

@@ -39,6 +39,11 @@ class Fit:
     largest_context: int | None
     sentences: tuple[str, ...]
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether making room for it can be judged: what it needs and what is free are known."""
+        return self.size.weights is not None and self.free_bytes is not None
+
 
 def fit(
     facts: Facts,

@@ -12,6 +12,7 @@ from daemonpulse.consumers import in_thread
 from fleet import attention
 from fleet.models import Command, Node, Reading
 from fleet.models.command import LOAD, UNLOAD
+from fleet.telemetry.readings import Gpu
 from forge import listing
 from forge.fit.size import Told
 from forge.models import Instance, LoadProfile, Measurement, Model, NodePolicy, Origin
@@ -385,3 +386,21 @@ def test_it_shows_a_load_as_it_goes_and_asks_for_another_fit(alice, bob, rig, ot
             assert "<button" not in await page.hears_until('id="model-copies"')
 
     play(scene)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        Gpu(0, "AMD Radeon RX 7900 XTX", "survey", memory_total_bytes=24 * GIB),
+        Gpu(0, "Apple M3 Max", "survey", memory_total_bytes=48 * GIB, is_integrated=True),
+        Gpu(0, "", "survey"),
+    ],
+    ids=["amd", "apple", "unnamed"],
+)
+def test_it_judges_nothing_but_says_so_where_no_free_memory_is_told(said, otter, card):
+    Reading.of(otter.node).keep(machine(card))
+    told = said(f"/models/{otter.pk}/")
+    assert "Does it fit? unknown" in told
+    assert "How much is free on GPU 0 is not known." in told
+    assert "make room" not in told
+    assert "acme/otter-8b" in said("/models/")

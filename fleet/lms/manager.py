@@ -81,7 +81,7 @@ class LMStudioManager:
     def get_status(self) -> Status:
         """How it stands. Never wakes the daemon and never raises; works without `lms`, by HTTP only."""
         found, trouble = self._look_at_daemon()
-        is_up = server.greets(self.api_endpoint)
+        is_up = server.greets(self.api_endpoint, server.PATIENT_SECONDS)
         return Status(
             installed=self.folder.is_installed,
             bootstrapped=self.folder.is_bootstrapped,
@@ -142,7 +142,7 @@ class LMStudioManager:
         return self._ensure_at(*self._place)
 
     def _ensure_at(self, bind: str, port: int) -> Status:
-        if server.greets(self.api_endpoint):
+        if server.greets(self.api_endpoint, server.PATIENT_SECONDS):
             return self.get_status()
         lms, url = self.lms, url_of(bind, port)
         # Without --port and --bind a fresh daemon may end up elsewhere (contract §7.7).
@@ -150,7 +150,7 @@ class LMStudioManager:
         try:
             answer = lms.run(*args, seconds=START_SECONDS, on_line=self.on_line)
         except LmsError as error:
-            if error.problem is Problem.TIMEOUT and server.greets(url):
+            if error.problem is Problem.TIMEOUT and server.greets(url, server.PATIENT_SECONDS):
                 return self.get_status()
             raise
         # It may report a failure although the server is up (contract §12.8).
@@ -190,7 +190,9 @@ class LMStudioManager:
     def daemon_update(self) -> Status:
         """Update llmster: stopped before, and running as before afterwards, also when the update failed."""
         daemon.check_can_update(self.folder.platform)
-        before, had_server, place = daemon.look(self.lms, LOOK_SECONDS), server.greets(self.api_endpoint), self._place
+        before, place = daemon.look(self.lms, LOOK_SECONDS), self._place
+        # One that is there but too busy to answer is brought back as well.
+        had_server = server.look(self.api_endpoint, server.PATIENT_SECONDS) is not False
         if before.is_running:
             self.daemon_down()
         try:

@@ -3,29 +3,38 @@
 import time
 
 from fleet.daemons import http
-from fleet.daemons.errors import DaemonError
+from fleet.daemons.errors import DaemonError, Reason
 
 GREETING_SECONDS = 0.5  # what LM Studio's own command line allows (contract §1.2)
+PATIENT_SECONDS = 3.0  # where a busy server must not pass for none; where there is none, that is known at once
 MODELS_SECONDS = 3.0
 POLL_SECONDS = 0.1
 
 
-def greets(url: str, seconds: float = GREETING_SECONDS) -> bool:
-    """The server answers; it needs no token for this (contract §1.2)."""
+def look(url: str, seconds: float) -> bool | None:
+    """The server answers; it needs no token for this (contract §1.2). None: somebody is there, but did not answer
+    within `seconds`, as one that is busy, or just ending."""
     try:
         return http.call("GET", f"{url}/lmstudio-greeting", seconds=seconds).get("lmstudio") is True
-    except DaemonError:
-        return False
+    except DaemonError as error:
+        return None if error.reason in {Reason.TIMEOUT, Reason.CUT} else False
+
+
+def greets(url: str, seconds: float = GREETING_SECONDS) -> bool:
+    """The server answers, and soon."""
+    return look(url, seconds) is True
 
 
 def comes_to(url: str, is_up: bool, seconds: float) -> bool:
-    """Wait until the server answers, or no longer does."""
+    """Wait until the server answers, or is gone: one that is only slow is neither."""
     until = time.monotonic() + seconds
-    while greets(url) is not is_up:
-        if time.monotonic() >= until:
+    while True:
+        left = until - time.monotonic()
+        if look(url, max(left, GREETING_SECONDS)) is is_up:
+            return True
+        if left <= 0:
             return False
         time.sleep(POLL_SECONDS)
-    return True
 
 
 def loaded_model(url: str, token: str, seconds: float = MODELS_SECONDS) -> str | None:

@@ -86,6 +86,7 @@ def test_it_refuses_a_body_that_is_too_large(send):
     assert "8 MB" in error_of(answer)["message"]
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", [b"", b"{", b"{'model': 1}", b"\xff\xfe{}", b"[" * 100_000, b'{"model": "otter"} x'])
 def test_it_refuses_a_body_that_is_no_json(send, body):
     answer = send(body)

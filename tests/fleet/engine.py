@@ -19,7 +19,7 @@ TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>{% endfor %}"
     "<|start|>assistant\n"
 )
-START_SECONDS = 60
+START_SECONDS = 120
 STOP_SECONDS = 10
 
 
@@ -49,7 +49,7 @@ class EngineProcess:
 
     def slots(self) -> list[dict]:
         """What each slot does, from the engine itself."""
-        return requests.get(f"{self.url}/slots", timeout=10).json()
+        return requests.get(f"{self.url}/slots", timeout=60).json()
 
     @property
     def busy_slots(self) -> int:

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,8 +55,16 @@ def fail(text: str):
 def ask_person(question: str):
     """An interactive prompt: nobody is there to answer it."""
     say(question)
+    (FAKE / "stuck").touch()
     time.sleep(HANG_SECONDS)
     raise SystemExit(1)
+
+
+def wait_out(wanted: Callable[[dict], float]) -> None:
+    """Wait for as many seconds as the test wants; it may want less of them meanwhile."""
+    began = time.monotonic()
+    while time.monotonic() - began < wanted(read_state()):
+        time.sleep(0.02)
 
 
 def main(argv: list[str]) -> None:
@@ -88,8 +97,8 @@ def record(argv: list[str]) -> None:
 
 def obey_switches(command: str) -> None:
     """What a test wants to go wrong here; see FakeLMStudio.configure."""
+    wait_out(lambda state: state["slow"].get(command, 0))
     state = read_state()
-    time.sleep(state["slow"].get(command, 0))
     if command in state["hang"]:
         hang()
     if command in state["fail_once"]:
@@ -119,6 +128,7 @@ def hang() -> None:
     print("one line before it hangs", flush=True)
     if read_state()["ignores_terminate"]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (FAKE / "stuck").touch()
     time.sleep(HANG_SECONDS)
 
 
@@ -203,8 +213,9 @@ def greeter_process(owner: str, root: str, _: str, port: str, *arguments: str) -
     while True:
         connection, _ = listener.accept()
         with connection, suppress(OSError):
-            connection.settimeout(1)
+            connection.settimeout(30)
             is_greeted = connection.recv(65536).startswith(b"GET /lmstudio-greeting ")
+            wait_out(lambda state: state["slow"].get("greeting", 0))
             told = {"lmstudio": True} if is_greeted else {"error": "Unexpected endpoint or method."}
             connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + json.dumps(told).encode())
 
@@ -345,7 +356,7 @@ def daemon_update(options: list[str]) -> None:
         fail(f"llmster is running (PID: {state['daemon']['pid']}). Stop it first.")
     for line in state["update_lines"]:
         print(line, flush=True)
-        time.sleep(state["update_pause"])
+        wait_out(lambda state: state["update_pause"])
     if state["update_exit"]:
         raise SystemExit(state["update_exit"])
     with changing() as state:
@@ -438,7 +449,7 @@ def really_load(model: dict, options: list[str], context: str | None) -> None:
     for percent in range(0, 101, 5):
         sys.stdout.write(f"\r\x1b[2K\x1b[36mLoading {model['modelKey']} {percent}% {'⠋⠙⠹⠸'[percent // 5 % 4]}\x1b[0m")
         sys.stdout.flush()
-        time.sleep(state["load_seconds"] / 20)
+        wait_out(lambda state: state["load_seconds"] / 20)
     ttl = option(options, "--ttl")
     instance = info(model) | {
         "identifier": identifier, "ttlMs": int(ttl) * 1000 if ttl else None, "lastUsedTime": None,

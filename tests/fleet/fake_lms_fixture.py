@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from fleet.lms.cli import Lms
 from tests.fleet.simulator_fixture import ROOT
 
 COMMAND = f"""#!{sys.executable} -SE
@@ -130,7 +131,7 @@ class FakeLMStudio:
         """Change how it behaves; commands are named by their words, such as "server start".
 
         hang=["ps"], ignores_terminate   never answers (with a child in its process group and a detached one)
-        slow={"ps": 0.5}                 seconds before it does anything
+        slow={"ps": 0.5}                 seconds before it does anything; "greeting": a server that only greets
         fail={"ps": "text"}, fail_once   "Error: text" on stderr and exit code 1
         noise={"load": ["line"]}         extra lines on stdout
         passkey_mismatch, passkey_exit   "Invalid passkey for lms CLI client"
@@ -141,6 +142,8 @@ class FakeLMStudio:
         models, load_seconds, estimate   what `ls`, `load` and `load --estimate-only` work with
         only_greets                      its server answers the greeting and nothing else, but starts at once
         update_lines, update_pause, update_exit, version, new_version, survey, link, simulator_args
+
+        What waits (slow, load_seconds, update_pause) goes on as soon as it is told to wait for less.
         """
         unknown = set(switches) - set(FRESH)
         assert not unknown, f"the fake lms knows no {unknown}"
@@ -158,6 +161,18 @@ class FakeLMStudio:
 
     def commands(self) -> list[str]:
         return [" ".join(call["argv"]) for call in self.calls()]
+
+    def give_time_to_hang(self, monkeypatch) -> None:
+        """From now on, a command's time limit begins when it hangs, or asks a person: a busy machine may take longer
+        than the limit to get it there."""
+        start = Lms.start
+
+        def start_and_wait(lms: Lms, *args: str):
+            process = start(lms, *args)
+            assert wait_for((self.fake / "stuck").exists)
+            return process
+
+        monkeypatch.setattr(Lms, "start", start_and_wait)
 
     def log(self, source: str, entry: dict) -> None:
         """A line for `lms log stream -s source`."""
@@ -212,7 +227,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-def wait_for(is_true: Callable[[], bool], seconds: float = 5) -> bool:
+def wait_for(is_true: Callable[[], bool], seconds: float = 60) -> bool:
     until = time.monotonic() + seconds
     while not is_true():
         if time.monotonic() > until:

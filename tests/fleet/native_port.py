@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-ANSWER_SECONDS = 15
+ANSWER_SECONDS = 60
 FINAL = {"success", "error"}
 
 

@@ -42,7 +42,7 @@ class SimulatorProcess:
 
     def control(self, path: str, body: dict | None = None) -> dict:
         """POST to the control surface, e.g. control("models/*", {"fault": None})."""
-        answer = requests.post(f"{self.url}/simulator/{path.lstrip('/')}", json=body or {}, timeout=10)
+        answer = requests.post(f"{self.url}/simulator/{path.lstrip('/')}", json=body or {}, timeout=60)
         answer.raise_for_status()
         return answer.json()
 
@@ -52,7 +52,7 @@ class SimulatorProcess:
         self.control("models/*", {**INSTANT, **speed})
 
     def state(self) -> dict:
-        answer = requests.get(f"{self.url}/simulator", timeout=10)
+        answer = requests.get(f"{self.url}/simulator", timeout=60)
         answer.raise_for_status()
         return answer.json()
 

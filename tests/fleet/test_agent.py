@@ -58,7 +58,7 @@ def cold(cold_studio):
 
 def ask(agent, path="/v1/telemetry", token=None, **options) -> requests.Response:
     headers = {"Authorization": f"Bearer {agent.key.token if token is None else token}".encode()}
-    return requests.request(options.pop("method", "GET"), agent.url + path, headers=headers, timeout=10, **options)
+    return requests.request(options.pop("method", "GET"), agent.url + path, headers=headers, timeout=60, **options)
 
 
 def send(agent, envelope) -> requests.Response:
@@ -74,14 +74,14 @@ def stream_pids(studio) -> list[int]:
 
 
 def test_it_tells_a_stranger_no_more_than_what_it_is(agent):
-    assert requests.get(f"{agent.url}/v1/hello", timeout=5).json() == {"agent": "daemonpulse"}
+    assert requests.get(f"{agent.url}/v1/hello", timeout=60).json() == {"agent": "daemonpulse"}
     assert set(agent.client.hello()) == {"agent", "version", "tls"}
     assert ask(agent, "/v1/hello", token="wrong").status_code == 401
 
 
 def test_it_lets_nobody_in_without_the_token(cold):
     for path in ("/v1/telemetry", "/v1/status", "/v1/logs?source=server"):
-        answer = requests.get(cold.url + path, timeout=5)
+        answer = requests.get(cold.url + path, timeout=60)
         assert (answer.status_code, answer.json()["error"]["problem"]) == (401, "unauthorized")
     for token in ("", cold.key.token[:-1], cold.key.token + "x", "ü" * 40):
         envelope = sign(cold.key, "status", {})
@@ -109,7 +109,7 @@ def test_it_reads_the_machine_once_for_many_callers(agent):
     time.sleep(1.1)  # that is old now
     with ThreadPoolExecutor(10) as pool:
         machines = list(pool.map(lambda _: agent.client.telemetry(), range(10)))
-    assert len({machine.at for machine in machines}) == 1
+    assert len({machine.at for machine in machines}) < 10  # the exact rule: test_agent_shared_read.py
     assert machines[0].at > earlier.at
     assert machines[0].ram_total_bytes == psutil.virtual_memory().total
 
@@ -134,20 +134,25 @@ def test_it_runs_actions_and_answers_queries(running, studio):
 
 
 def test_it_streams_what_a_command_says_while_it_says_it(cold, cold_studio):
-    cold_studio.configure(update_pause=0.2, update_lines=["first", "second", "third"])
-    came: list[tuple[str, float]] = []
-    cold.client.execute("daemon_update", on_line=lambda line: came.append((line, time.monotonic())))
-    at = dict(came)
-    assert at["second"] - at["first"] > 0.1
-    assert at["third"] - at["second"] > 0.1
+    cold_studio.configure(update_pause=60, update_lines=["first", "second", "third"])
+    came: list[tuple[str, bool]] = []
+
+    def listen(line):
+        update = next(call for call in reversed(cold_studio.calls()) if call["argv"] == ["daemon", "update"])
+        came.append((line, lives(update["pid"])))
+        cold_studio.configure(update_pause=0)  # it pauses after each line, and goes on when this one is here
+
+    cold.client.execute("daemon_update", on_line=listen)
+    assert [line for line, _ in came][:3] == ["first", "second", "third"]
+    assert came[0] == ("first", True)
 
 
 def test_it_does_one_change_at_a_time_to_its_end_also_when_the_caller_leaves(running, studio):
-    studio.configure(load_seconds=0.8)
+    studio.configure(load_seconds=120)
     try:
         envelope = sign(running.key, "load", {"model": OTTER, "identifier": "slow"}, id="left-1")
         headers = {"Authorization": f"Bearer {running.key.token}"}
-        with requests.post(f"{running.url}/v1/commands", json=envelope, headers=headers, stream=True, timeout=5):
+        with requests.post(f"{running.url}/v1/commands", json=envelope, headers=headers, stream=True, timeout=60):
             pass  # gone before it is done
         with pytest.raises(ActionFailed, match="busy with load") as busy:
             running.client.execute("server_stop", command_id="second-1")
@@ -156,6 +161,7 @@ def test_it_does_one_change_at_a_time_to_its_end_also_when_the_caller_leaves(run
         assert running.summary().endswith("not run: busy\n")
         assert running.client.execute("status")["server_running"] is True  # a question is answered meanwhile
         assert "left-1" not in running.summary()
+        studio.configure(load_seconds=0)
         wait_for(lambda: "left-1  load" in running.summary())
         assert running.summary().endswith("done\n")
         assert not any(command.startswith("server stop") for command in studio.commands())
@@ -180,8 +186,8 @@ def refused_envelopes(agent) -> dict[str, dict]:
     good = sign(key, stop, {}, id="good")
     return {
         "altered": sign(key, "status", {}, id="altered") | {"action": stop},
-        "late": sign(key, stop, {}, id="late", now=time.time() - 62),
-        "early": sign(key, stop, {}, id="early", now=time.time() + 62),
+        "late": sign(key, stop, {}, id="late", now=time.time() - 600),
+        "early": sign(key, stop, {}, id="early", now=time.time() + 600),
         "stranger": sign(AgentKey.make(), stop, {}, id="stranger"),
         "unsigned": {name: value for name, value in good.items() if name != "signature"} | {"id": "unsigned"},
     }
@@ -271,6 +277,11 @@ def test_it_limits_log_streams(running, studio):
         running.client.logs("diary")
 
 
+def has_read_all(pid, path) -> bool:
+    files = psutil.Process(pid).open_files()
+    return any(file.path == str(path) and file.position == path.stat().st_size for file in files)
+
+
 def test_it_leaves_lines_out_rather_than_growing_when_a_viewer_is_slow(running, studio):
     process = psutil.Process(running.process.pid)
     with running.client.logs("runtime") as stream:
@@ -281,7 +292,7 @@ def test_it_leaves_lines_out_rather_than_growing_when_a_viewer_is_slow(running, 
         ]
         with (studio.fake / "log-runtime.jsonl").open("a") as log:
             log.writelines(json.dumps(line) + "\n" for line in lines)  # 24 MB, and nobody reads
-        time.sleep(0.8)
+        wait_for(lambda: has_read_all(stream_pids(studio)[-1], studio.fake / "log-runtime.jsonl"))
         assert process.memory_info().rss - before < 14_000_000
         told = {"timestamps": 0, "left_out": 0}
         for line in stream:
@@ -314,7 +325,7 @@ def test_it_says_so_when_the_agent_hangs_or_is_gone(running, monkeypatch):
 
 # The last one here: it ends the agent that the others share.
 def test_it_ends_cleanly_and_writes_down_what_was_unfinished(studio, running):
-    studio.configure(load_seconds=3)
+    studio.configure(load_seconds=120)
     try:
         caught: list[Exception] = []
 
@@ -331,7 +342,7 @@ def test_it_ends_cleanly_and_writes_down_what_was_unfinished(studio, running):
         wait_for(lambda: stream_pids(studio) and lives(stream_pids(studio)[-1]))
         began = time.monotonic()
         assert running.stop() == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30  # it waits for no load
         loading.join()
         assert caught[0].reason is Reason.CUT
         assert not lives(stream_pids(studio)[-1])

@@ -62,7 +62,7 @@ class Impostor:
 
     def _answer(self, connection: socket.socket) -> None:
         with contextlib.closing(connection):
-            connection.settimeout(2)
+            connection.settimeout(30)
             self.received += _request(connection)
             for at in range(0, len(self.answer), self.step):
                 connection.sendall(self.answer[at : at + self.step])
@@ -72,6 +72,8 @@ class Impostor:
         return self
 
     def __exit__(self, *_) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which close() does not
         self.listener.close()
 
 
@@ -156,6 +158,7 @@ def test_it_does_not_fall_back_to_plain_http():
         AgentClient("http://box:8643", KEY.with_fingerprint("ab" * 32))
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -209,8 +212,8 @@ def test_it_reads_any_status(told):
 def test_it_does_not_wait_for_an_answer_that_drips(monkeypatch):
     monkeypatch.setattr(client_module, "TELEMETRY_SECONDS", 0.4)
     began = time.monotonic()
-    assert failure(http(b" " * 1_000_000), pause=0.05).reason is Reason.TIMEOUT
-    assert time.monotonic() - began < 1.5
+    assert failure(http(b" " * 1_000_000), pause=0.2).reason is Reason.TIMEOUT  # 50 s of it
+    assert time.monotonic() - began < 20
 
 
 def test_it_reads_the_parts_of_a_commands_answer():
@@ -248,6 +251,7 @@ def test_it_cleans_a_result():
     assert cleaned == {"text": "one\ntwo", "rows": [{"name": "\ufffd", "size": None}]}
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_it_takes_no_result_that_could_not_be_kept(monkeypatch):
     monkeypatch.setattr(client_module, "MAX_RESULT_BYTES", 1000)
     assert run_against(json.dumps({"result": {"x": "y" * 900}})) == {"x": "y" * 900}
@@ -264,8 +268,8 @@ def run_against(told: str) -> dict:
 def test_it_does_not_follow_a_command_for_ever(monkeypatch, beat):
     monkeypatch.setattr(client_module, "COMMAND_SECONDS", 0.3)
     began = time.monotonic()
-    error = failure(http(beat * 10_000), run, pause=0.02, step=16)
-    assert (error.reason, time.monotonic() - began < 2) == (Reason.TIMEOUT, True)
+    error = failure(http(beat * 50_000), run, pause=0.02, step=16)  # 60 s of it, or more
+    assert (error.reason, time.monotonic() - began < 20) == (Reason.TIMEOUT, True)
     assert "longer than" in error.detail
 
 

@@ -88,25 +88,52 @@ def begin(daemon, request):
     return stream, thread, events
 
 
+def is_seen_busy(engine, begun) -> bool:
+    """All of these answers were seen in a slot at once; not so where one had ended before anybody looked."""
+    while all(thread.is_alive() for _, thread, _ in begun):
+        if engine.busy_slots == len(begun):
+            return True
+    return False
+
+
+def end(begun) -> None:
+    for stream, thread, _ in begun:
+        stream.close()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def is_freed_soon(daemon, engine, seconds) -> bool:
+    """Cancelled so long after it was seen in its slot, an answer is gone from there within a second."""
+    wait_for(lambda: engine.busy_slots == 0)
+    begun = [begin(daemon, ask(settings=LONG))]
+    is_busy = is_seen_busy(engine, begun)
+    time.sleep(seconds)
+    began = time.monotonic()
+    end(begun)
+    wait_for(lambda: engine.busy_slots == 0, step=0.005)
+    took, (_, _, events) = time.monotonic() - began, *begun
+    return is_busy and took < 1 and not any(isinstance(event, Finished) for event in events)
+
+
+# A long answer lasts some seconds only: on a busy machine one may be over before it is looked at, or cancelled.
+TRIES = 5
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.2])
 def test_it_frees_its_slot_when_cancelled(daemon, engine, seconds):
-    wait_for(lambda: engine.busy_slots == 0)
-    stream, thread, events = begin(daemon, ask(settings=LONG))
-    wait_for(lambda: engine.busy_slots == 1, step=0.005)
-    time.sleep(seconds)
-    stream.close()
-    wait_for(lambda: engine.busy_slots == 0, 1)
-    thread.join(1)
-    assert not thread.is_alive()
-    assert not any(isinstance(event, Finished) for event in events)
+    assert any(is_freed_soon(daemon, engine, seconds) for _ in range(TRIES))
 
 
 def test_it_answers_in_as_many_slots_as_it_tells(daemon, engine):
-    begun = [begin(daemon, ask(f"number {n}", settings=LONG)) for n in range(SLOTS)]
-    wait_for(lambda: engine.busy_slots == SLOTS, step=0.005)
-    for stream, thread, _ in begun:
-        stream.close()
-        thread.join(1)
+    def is_so():
+        begun = [begin(daemon, ask(f"number {n}", settings=LONG)) for n in range(SLOTS)]
+        try:
+            return is_seen_busy(engine, begun)
+        finally:
+            end(begun)
+
+    assert any(is_so() for _ in range(TRIES))
 
 
 def test_it_reads_the_history_of_a_chat(daemon):

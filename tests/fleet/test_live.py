@@ -10,6 +10,7 @@ from django.utils import timezone
 from daemonpulse.consumers import in_thread
 from fleet import attention, cards
 from fleet.models import Command, Node, Reading, Sample
+from tests.conftest import wait_for
 from tests.fleet.test_pages import gpu, machine
 from tests.sockets import Browser, browser, own_tail, signed_in
 
@@ -157,29 +158,35 @@ def test_it_says_that_the_node_was_removed(alice, rig):
 # Attention
 
 
+def watched_until(pk):
+    return Node.objects.get(pk=pk).watched_until
+
+
 def watched(pk):
-    until = Node.objects.get(pk=pk).watched_until
+    until = watched_until(pk)
     return until is not None and until > timezone.now()
+
+
+async def becomes(is_so):
+    await in_thread(wait_for)(is_so)
 
 
 def test_it_keeps_the_nodes_awake_that_somebody_looks_at_and_no_longer(alice, rig, monkeypatch):
     monkeypatch.setattr(attention, "RENEW_SECONDS", 0.1)
-    monkeypatch.setattr(attention, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(attention, "LEASE_SECONDS", 2.0)
     attic = Node.objects.create(name="attic", base_url="http://127.0.0.1:10")
 
     async def scene():
         async with browser(ONE.format(pk=rig.pk), alice):
-            await asyncio.sleep(0.8)  # longer than one lease
-            assert await in_thread(watched)(rig.pk)
+            for _ in range(2):  # the lease is renewed, and renewed again
+                until = await in_thread(watched_until)(rig.pk)
+                await becomes(lambda until=until: watched_until(rig.pk) > until)
             assert not await in_thread(watched)(attic.pk)
             async with browser(FLEET, alice):
-                await asyncio.sleep(0.1)
-                assert await in_thread(watched)(attic.pk)
-            await asyncio.sleep(0.8)
-            assert not await in_thread(watched)(attic.pk)
-            assert await in_thread(watched)(rig.pk)
-        await asyncio.sleep(0.8)
-        assert not await in_thread(watched)(rig.pk)
+                await becomes(lambda: watched(attic.pk))
+            await becomes(lambda: not watched(attic.pk))
+            await becomes(lambda: watched(rig.pk))
+        await becomes(lambda: not watched(rig.pk))
         assert not attention.attention().viewers
 
     play(scene)
@@ -187,6 +194,7 @@ def test_it_keeps_the_nodes_awake_that_somebody_looks_at_and_no_longer(alice, ri
 
 def test_it_updates_the_rows_as_often_for_many_viewers_as_for_one(alice, rig, monkeypatch):
     told = []
+    monkeypatch.setattr(attention, "RENEW_SECONDS", 60)
     monkeypatch.setattr(Node, "watch", classmethod(lambda cls, pks, seconds: told.append(pks)))
 
     async def scene():

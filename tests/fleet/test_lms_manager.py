@@ -9,6 +9,8 @@ import pytest
 from fleet.lms import daemon, server
 from fleet.lms.home import Folder
 from fleet.lms.manager import LmsError, LMStudioManager, Problem, State
+from tests.conftest import wait_for
+from tests.fleet.fake_lms import HANG_SECONDS
 from tests.fleet.fake_lms_fixture import FakeLMStudio, free_port, lives
 from tests.fleet.test_http import CannedServer, sized
 
@@ -114,6 +116,7 @@ def test_a_command_line_of_another_installation_is_a_state_of_its_own(studio, ma
 def test_a_look_bears_a_command_line_that_hangs(studio, manager, monkeypatch):
     monkeypatch.setattr("fleet.lms.manager.LOOK_SECONDS", 1)
     studio.configure(hang=["daemon status"])
+    studio.give_time_to_hang(monkeypatch)
     status = manager.get_status()
     assert (status.state, status.daemon_running) == (State.SERVER_DOWN, None)
     assert "did not finish within 1 s" in status.advice
@@ -216,8 +219,9 @@ def test_a_start_that_hangs_after_the_server_is_up_is_a_start(studio, manager, m
     monkeypatch.setattr("fleet.lms.manager.START_SECONDS", 1)
     greets = iter([False])
     real = server.greets
-    monkeypatch.setattr("fleet.lms.manager.server.greets", lambda url: next(greets, None) is None and real(url))
+    monkeypatch.setattr("fleet.lms.manager.server.greets", lambda *args: next(greets, None) is None and real(*args))
     studio.configure(hang=["server start"])
+    studio.give_time_to_hang(monkeypatch)
     assert manager.ensure_server_running().state is State.READY
     assert sum(command.startswith("server start") for command in studio.commands()) == 2
 
@@ -239,9 +243,10 @@ def test_a_start_that_fails_says_so_in_the_commands_words(studio, manager):
 def test_a_start_that_hangs_is_ended_in_time_and_says_so(studio, manager, monkeypatch):
     monkeypatch.setattr("fleet.lms.manager.START_SECONDS", 1)
     studio.configure(hang=["server start"])
+    studio.give_time_to_hang(monkeypatch)
     started = time.monotonic()
     error = caught(manager.ensure_server_running)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < HANG_SECONDS / 2
     assert (error.problem, "1 s" in str(error)) == (Problem.TIMEOUT, True)
 
 
@@ -253,6 +258,15 @@ def test_stopping_what_does_not_run_is_no_error_and_wakes_nobody(studio, manager
 def test_a_server_that_does_not_stop_is_an_error(studio, manager, monkeypatch):
     monkeypatch.setattr("fleet.lms.manager.SETTLE_SECONDS", 0.2)
     manager.ensure_server_running()
+    studio.configure(server_never_stops=True)
+    assert f"A server still answers at {studio.url}" in str(caught(manager.stop_server))
+
+
+def test_a_server_that_is_slow_to_answer_is_not_down(studio, manager, monkeypatch):
+    studio.configure(slow={"greeting": 0.6})
+    status = manager.ensure_server_running()
+    assert (status.state, status.server_running) == (State.READY, True)
+    monkeypatch.setattr("fleet.lms.manager.SETTLE_SECONDS", 0.2)
     studio.configure(server_never_stops=True)
     assert f"A server still answers at {studio.url}" in str(caught(manager.stop_server))
 
@@ -298,6 +312,20 @@ def test_an_update_stops_it_first_and_brings_back_what_ran(studio):
     commands = studio.commands()
     assert commands.index("daemon down") < commands.index("daemon update") < commands.index("daemon up")
     assert "Downloading llmster 0.0.24+1" in lines
+
+
+def test_an_update_brings_back_a_server_that_was_too_busy_to_answer(studio, manager, monkeypatch):
+    manager.ensure_server_running()
+    patience = server.PATIENT_SECONDS
+    monkeypatch.setattr(server, "PATIENT_SECONDS", 0.6)
+    studio.configure(slow={"greeting": 60})
+
+    def listener(line):  # the first line: it is being stopped
+        studio.configure(slow={})
+        monkeypatch.setattr(server, "PATIENT_SECONDS", patience)
+
+    manager.on_line = listener
+    assert manager.daemon_update().server_running
 
 
 def test_an_update_leaves_down_what_was_down(studio, manager):
@@ -402,9 +430,9 @@ def test_a_log_can_be_closed_from_another_thread(studio, manager):
     seen = []
     reader = threading.Thread(target=lambda: seen.extend(stream))
     reader.start()
-    time.sleep(0.2)
+    wait_for(lambda: studio.commands()[-1].startswith("log stream"))
     stream.close()
-    reader.join(3)
+    reader.join(60)
     assert (reader.is_alive(), seen) == (False, [])
     assert not lives(studio.calls()[-1]["pid"])
 

@@ -68,6 +68,7 @@ def test_it_finds_the_json(stdout, found):
     assert json_in(answer(stdout)) == found
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("stdout", ["", "nothing", "[1, 2", '{"a": 1} and more', "[" * 100_000])
 def test_it_says_that_an_answer_is_not_json(stdout):
     with pytest.raises(LmsError) as caught:

@@ -68,6 +68,7 @@ def test_it_can_be_switched_off_and_every_copy_is_kept(manager, tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["settings.json", "preferences.json"])
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("text", ["{broken", "[]", "", "null", "\xff\xfe", "[" * 100_000])
 def test_a_file_that_cannot_be_read_stops_it_before_anything_is_written(manager, tmp_path, broken, text):
     folder = tmp_path / ".lmstudio"

@@ -254,9 +254,9 @@ def server(*script):
 
     def play(connection):
         for answer in script:
-            heard.append(json.loads(connection.recv(timeout=5)))
+            heard.append(json.loads(connection.recv(timeout=60)))
             if answer is None:
-                is_over.wait(2)
+                is_over.wait(60)
             for frame in answer if isinstance(answer, list) else [answer] if answer else ():
                 connection.send(frame if isinstance(frame, str) else json.dumps(frame))
 
@@ -265,14 +265,15 @@ def server(*script):
     with serve(play, "127.0.0.1", 0, logger=quiet) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
-        yield LMStudioSocket(f"http://127.0.0.1:{running.socket.getsockname()[1]}"), heard
-        is_over.set()
-        running.shutdown()
+        try:
+            yield LMStudioSocket(f"http://127.0.0.1:{running.socket.getsockname()[1]}"), heard
+        finally:
+            is_over.set()
+            running.shutdown()
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    for name in ("HANDSHAKE_SECONDS", "SILENCE_SECONDS", "CANCEL_SECONDS", "RPC_SECONDS"):
+def shorten(monkeypatch, *limits):
+    for name in limits:
         monkeypatch.setattr(lmstudio_socket, name, 0.2)
 
 
@@ -363,22 +364,25 @@ def test_a_daemon_that_cannot_tell_what_its_copies_do_still_tells_that_they_are_
 
 
 @pytest.mark.parametrize("script", [(None,), (HELLO, None), (HELLO, [RESOLVED], None)])
-def test_silence_has_an_end(impatient, script):
+def test_silence_has_an_end(monkeypatch, script):
+    shorten(monkeypatch, "HANDSHAKE_SECONDS", "SILENCE_SECONDS")
     with server(*script) as (socket, _):
         began = time.monotonic()
         assert failed(socket.load, LoadRequest(OTTER)).reason is Reason.TIMEOUT
-        assert time.monotonic() - began < 1.8
+        assert time.monotonic() - began < 20
 
 
-def test_a_load_that_goes_silent_is_called_off(impatient):
+def test_a_load_that_goes_silent_is_called_off(monkeypatch):
+    shorten(monkeypatch, "SILENCE_SECONDS")
     with server(HELLO, [RESOLVED], None) as (socket, heard):
         assert failed(socket.load, LoadRequest(OTTER)).reason is Reason.TIMEOUT
         assert wait_for(lambda: len(heard) == 3)
     assert heard[2] == {"type": "channelSend", "channelId": 1, "message": {"type": "cancel"}}
 
 
-def test_a_silent_estimate_has_an_end_and_a_strange_one_a_reason(impatient):
-    with server(HELLO, None) as (socket, _):
+def test_a_silent_estimate_has_an_end_and_a_strange_one_a_reason(monkeypatch):
+    with server(HELLO, None) as (socket, _), monkeypatch.context() as patch:
+        shorten(patch, "RPC_SECONDS")
         assert failed(socket.estimate, OTTER, {}).reason is Reason.TIMEOUT
     for answer in ({"type": "rpcResult", "callId": 1}, {"type": "communicationWarning"}):
         with server(HELLO, answer) as (socket, _):
@@ -388,13 +392,14 @@ def test_a_silent_estimate_has_an_end_and_a_strange_one_a_reason(impatient):
         assert socket.estimate(OTTER, {}) == {"model_bytes": 5}
 
 
-def test_a_load_that_was_faster_than_its_cancel_is_a_load(impatient):
+def test_a_load_that_was_faster_than_its_cancel_is_a_load(monkeypatch):
     cancelled = threading.Event()
     success = packet(type="success", info={"identifier": "mine"})
     with server(HELLO, [RESOLVED, packet(type="progress", progress=0.1)], success) as (socket, _):
         loaded = socket.load(LoadRequest(OTTER), lambda part: cancelled.set(), cancelled)
         assert loaded.instance == "mine"
     cancelled.clear()
+    shorten(monkeypatch, "CANCEL_SECONDS")
     with server(HELLO, [RESOLVED, packet(type="progress", progress=0.1)], None) as (socket, _):
         assert isinstance(
             failed(socket.load, LoadRequest(OTTER), lambda part: cancelled.set(), cancelled), LoadCancelled
@@ -412,9 +417,11 @@ def test_where_there_is_no_websocket_it_follows_nobody_and_falls_back():
     assert failed(LMStudioSocket("http://127.0.0.1:9").load, LoadRequest(OTTER)).reason is Reason.UNREACHABLE
 
 
-def test_a_server_that_never_shakes_hands_is_no_reason_to_load_twice(impatient):
-    with CannedServer(1.0) as canned:
+def test_a_server_that_never_shakes_hands_is_no_reason_to_load_twice(monkeypatch):
+    shorten(monkeypatch, "HANDSHAKE_SECONDS")
+    with CannedServer(60.0) as canned:
         error = failed(LMStudio(canned.url).load_with, pinned())
+        wait_for(lambda: canned.requests)
     assert error.reason is Reason.TIMEOUT
     assert len(canned.requests) == 1
 

@@ -66,6 +66,7 @@ def test_it_answers_any_bytes_with_a_message_the_end_or_a_frame_error(content):
     pytest.fail("it never came to an end")
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("content", "words", "can_go_on"),
     [

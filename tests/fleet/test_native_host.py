@@ -17,6 +17,8 @@ from tests.fleet.fake_lms_fixture import OTTER, FakeLMStudio
 from tests.fleet.native_port import BrowserPort, text_of
 
 SECRET = "the vault stands open"
+BROWSER_SECONDS = 2  # then a browser ends a host that is still there
+TRIES = 3  # of which a busy machine may spoil all but one
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,9 @@ def test_it_checks_and_starts_lm_studio(studio, port):
     assert port.ask(action="check_lmstudio")["payload"]["state"] == "ready"
 
 
-def test_it_ends_quietly_when_the_port_closes(studio, tmp_path):
-    with BrowserPort(studio.home, tmp_path) as port:
+def test_it_ends_quietly_when_the_port_closes(tmp_path):
+    with BrowserPort(tmp_path, tmp_path, PATH="/nowhere") as port:
+        port.ask(action="check_lmstudio")  # it has imported what it needs, which is no part of its farewell
         port.send(action="check_lmstudio", id=1)
         assert port.close() == (0, "")
         assert port.receive()["id"] == 1  # a short action is answered all the same
@@ -291,34 +294,43 @@ def test_it_splits_what_is_too_long_for_a_message(daemon, tmp_path):
 def test_it_ends_at_once_in_the_middle_of_a_chat(daemon, tmp_path):
     daemon.is_endless = True
     request = {"messages": [{"role": "user", "content": "x"}], "settings": {"model": "m"}}
-    with BrowserPort(daemon.home, tmp_path) as closed, BrowserPort(daemon.home, tmp_path) as signalled:
-        for port, end in ((closed, closed.process.stdin.close), (signalled, signalled.process.terminate)):
+
+    def ends_soon(end) -> bool:
+        with BrowserPort(daemon.home, tmp_path) as port:
             port.send(action="chat_completion", **request)
             port.receive()
             daemon.is_left.clear()
             began = time.monotonic()
-            end()
-            assert port.process.wait(5) == 0
-            assert time.monotonic() - began < 2
-            assert daemon.is_left.wait(2)
+            end(port.process)
+            assert port.process.wait(60) == 0
+            took = time.monotonic() - began
+            assert daemon.is_left.wait(60)
+        return took < BROWSER_SECONDS
+
+    for end in (lambda process: process.stdin.close(), lambda process: process.terminate()):
+        assert any(ends_soon(end) for _ in range(TRIES))
 
 
 def test_it_ends_although_nobody_reads_its_answers(daemon, tmp_path):
     daemon.pieces = [{"content": "x" * 100_000}] * 20
     request = {"action": "chat_completion", "messages": [{"role": "user", "content": "x"}], "settings": {"model": "m"}}
     body = json.dumps(request).encode()
-    deaf = subprocess.Popen(
-        [sys.executable, "-P", "-m", "fleet.native", "--data-dir", tmp_path],
-        cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"HOME": str(daemon.home)},
-    )  # fmt: skip
-    with deaf:
-        deaf.stdin.write(struct.pack("=I", len(body)) + body)
-        deaf.stdin.flush()
-        wait_for(lambda: deaf.stdout.peek(1))
-        began = time.monotonic()
-        deaf.stdin.close()
-        assert deaf.wait(5) == 0
-        assert time.monotonic() - began < 2
+
+    def ends_soon() -> bool:
+        deaf = subprocess.Popen(
+            [sys.executable, "-P", "-m", "fleet.native", "--data-dir", tmp_path],
+            cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"HOME": str(daemon.home)},
+        )  # fmt: skip
+        with deaf:
+            deaf.stdin.write(struct.pack("=I", len(body)) + body)
+            deaf.stdin.flush()
+            wait_for(lambda: deaf.stdout.peek(1))
+            began = time.monotonic()
+            deaf.stdin.close()
+            assert deaf.wait(60) == 0
+            return time.monotonic() - began < BROWSER_SECONDS
+
+    assert any(ends_soon() for _ in range(TRIES))
 
 
 def test_it_loads_no_django():

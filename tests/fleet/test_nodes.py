@@ -10,6 +10,7 @@ from daemonpulse.models import Event
 from fleet import discovery
 from fleet.daemons.errors import DaemonError, Reason
 from fleet.models import Node, State
+from tests.conftest import wait_for
 from tests.fleet.simulator_fixture import SimulatorProcess
 from tests.fleet.test_http import JSON_HEAD, CannedServer, sized
 
@@ -305,7 +306,7 @@ def test_it_bears_a_broken_pointer(tmp_path):
 
 def test_it_finds_the_server_that_greets(tmp_path, simulator):
     write_config(tmp_path, ".lmstudio", port=simulator.port, networkInterface="0.0.0.0")
-    assert discovery.find_here(tmp_path) == simulator.url
+    assert wait_for(lambda: discovery.find_here(tmp_path)) == simulator.url  # it has little patience
 
 
 def test_it_finds_nothing_where_something_else_or_nobody_answers(tmp_path):

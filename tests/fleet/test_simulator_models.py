@@ -2,11 +2,13 @@
 
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import requests
 
-from tests.fleet.simulator_fixture import SimulatorProcess
+from tests.conftest import wait_for
+from tests.fleet.simulator_fixture import INSTANT, SimulatorProcess
 
 OTTER, HERON, REED = "simulated/otter-8b", "simulated/heron-3b", "text-embedding-simulated-reed"
 OWL, TORTOISE = "simulated/owl-thinker-14b", "simulated/tortoise-slow-70b"
@@ -16,11 +18,11 @@ SIMULATOR = ("--speed", "10")  # options of the module's simulated daemon
 
 
 def post(simulator, path, **body):
-    return requests.post(f"{simulator.url}/api/v1/{path}", json=body, timeout=10)
+    return requests.post(f"{simulator.url}/api/v1/{path}", json=body, timeout=60)
 
 
 def models(simulator):
-    answer = requests.get(f"{simulator.url}/api/v1/models", timeout=10).json()
+    answer = requests.get(f"{simulator.url}/api/v1/models", timeout=60).json()
     return {model["key"]: model for model in answer["models"]}
 
 
@@ -32,12 +34,17 @@ def chat(simulator, model, **body):
     return post(simulator, "chat", model=model, input="hello", **body)
 
 
-def wait_until(condition):
-    for _ in range(300):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never became true")
+@contextmanager
+def speaking(simulator, model, ttl=None):
+    """A model that gives a long answer, for as long as the block lasts."""
+    simulator.control(f"models/{model}", {"tokens_per_second": 1})
+    messages = [{"role": "user", "content": "[[tokens=9000]]"}]
+    body = {"model": model, "messages": messages, "stream": True} | ({"ttl": ttl} if ttl else {})
+    url = f"{simulator.url}/v1/chat/completions"
+    with requests.post(url, json=body, stream=True, timeout=60) as answer:
+        assert answer.status_code == 200
+        wait_for(lambda: simulator.state()["models"][model]["active"] == 1)
+        yield
 
 
 def test_every_model_is_listed_with_the_fields_a_client_needs(simulator):
@@ -117,12 +124,12 @@ def test_a_jit_load_evicts_earlier_jit_loads_but_not_what_was_loaded_by_hand(sim
 
 
 def test_requests_that_come_during_a_load_share_it(simulator):
-    simulator.control(f"models/{OTTER}", {"load_seconds": 2})
+    simulator.control(f"models/{OTTER}", {"load_seconds": 20})  # 2 s at this speed
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(chat(simulator, OTTER).json())) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: simulator.state()["models"][OTTER]["waiting"] == 4)
+    wait_for(lambda: simulator.state()["models"][OTTER]["waiting"] == 4)
     assert loaded(simulator) == []  # an instance is listed when it is ready
     for thread in threads:
         thread.join()
@@ -132,10 +139,10 @@ def test_requests_that_come_during_a_load_share_it(simulator):
 
 
 def test_a_load_goes_on_when_its_client_leaves(simulator):
-    simulator.control(f"models/{OTTER}", {"load_seconds": 4})
+    simulator.control(f"models/{OTTER}", {"load_seconds": 20})
     with pytest.raises(requests.exceptions.ReadTimeout):
         requests.post(f"{simulator.url}/api/v1/chat", json={"model": OTTER, "input": "hi"}, timeout=0.1)
-    wait_until(lambda: loaded(simulator) == [OTTER])
+    wait_for(lambda: loaded(simulator) == [OTTER])
     assert simulator.state()["models"][OTTER]["cancelled"] == 1
 
 
@@ -144,7 +151,7 @@ def test_unloading_a_busy_instance_ends_its_requests(simulator):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(chat(simulator, OTTER)))
     thread.start()
-    wait_until(lambda: simulator.state()["models"][OTTER]["active"] == 1)
+    wait_for(lambda: simulator.state()["models"][OTTER]["active"] == 1)
     post(simulator, "models/unload", instance_id=OTTER)
     thread.join()
     assert answers[0].status_code == 500
@@ -174,29 +181,37 @@ def test_a_bad_model_request_is_refused_with_its_reason(simulator, path, body, s
 
 
 def test_an_idle_jit_instance_is_unloaded_and_a_busy_or_explicit_one_is_not(simulator):
-    def ask(model, ttl):
-        body = {"model": model, "messages": [{"role": "user", "content": "[[tokens=11]]"}], "ttl": ttl}
-        return requests.post(f"{simulator.url}/v1/chat/completions", json=body, timeout=10)
-
     post(simulator, "models/load", model=HERON)
-    simulator.control(f"models/{OTTER}", {"tokens_per_second": 1})  # 1 s for 11 tokens at this speed
-    ask(HERON, 0.6)
-    assert ask(OTTER, 0.6).status_code == 200
-    assert set(loaded(simulator)) == {HERON, OTTER}
-    wait_until(lambda: loaded(simulator) == [HERON])
+    with speaking(simulator, HERON, ttl=0.5):
+        pass
+    with speaking(simulator, OTTER, ttl=0.5):
+        time.sleep(1)
+        assert set(loaded(simulator)) == {HERON, OTTER}
+    wait_for(lambda: loaded(simulator) == [HERON])
     assert simulator.state()["unloads"] == 1
 
 
-def test_a_download_reports_progress_and_adds_the_model(simulator):
+@pytest.fixture
+def slow_downloads():
+    """A simulated daemon of its own, whose downloads can be looked at before they are there."""
+    process = SimulatorProcess().start("--speed", "2")
+    process.reset()
+    yield process
+    process.stop()
+
+
+def test_a_download_reports_progress_and_adds_the_model(slow_downloads):
+    simulator = slow_downloads
     job = post(simulator, "models/download", model="https://huggingface.co/acme/vole-1b").json()
     assert job["status"] == "downloading"
     status_url = f"{simulator.url}/api/v1/models/download/status/{job['job_id']}"
-    status = requests.get(status_url, timeout=10).json()
+    status = requests.get(status_url, timeout=60).json()
     assert 0 <= status["downloaded_bytes"] < status["total_size_bytes"] == job["total_size_bytes"]
     assert status["bytes_per_second"] > 0
     assert "acme/vole-1b" not in models(simulator)
-    wait_until(lambda: requests.get(status_url, timeout=10).json()["status"] == "completed")
+    wait_for(lambda: requests.get(status_url, timeout=60).json()["status"] == "completed")
     assert "acme/vole-1b" in models(simulator)
+    simulator.control("models/*", INSTANT)
     assert post(simulator, "models/download", model="acme/vole-1b").json() == {"status": "already_downloaded"}
     assert chat(simulator, "acme/vole-1b").status_code == 200
 
@@ -204,9 +219,9 @@ def test_a_download_reports_progress_and_adds_the_model(simulator):
 def test_a_download_can_stall(simulator):
     job = post(simulator, "models/download", model="acme/stalled-1b").json()
     url = f"{simulator.url}/api/v1/models/download/status/{job['job_id']}"
-    wait_until(lambda: requests.get(url, timeout=10).json()["bytes_per_second"] == 0)
+    wait_for(lambda: requests.get(url, timeout=60).json()["bytes_per_second"] == 0)
     time.sleep(0.4)  # all of it would be here by now
-    told = requests.get(url, timeout=10).json()
+    told = requests.get(url, timeout=60).json()
     assert (told["status"], told["bytes_per_second"]) == ("downloading", 0)
     assert told["downloaded_bytes"] == pytest.approx(0.4 * told["total_size_bytes"], rel=0.001)
     assert "estimated_completion" not in told
@@ -216,8 +231,8 @@ def test_a_download_can_stall(simulator):
 def test_a_download_can_fail_and_an_unknown_job_is_a_404(simulator):
     job = post(simulator, "models/download", model="acme/broken-1b").json()
     url = f"{simulator.url}/api/v1/models/download/status/"
-    wait_until(lambda: requests.get(url + job["job_id"], timeout=10).json()["status"] == "failed")
-    answer = requests.get(url + "job_0", timeout=10)
+    wait_for(lambda: requests.get(url + job["job_id"], timeout=60).json()["status"] == "failed")
+    answer = requests.get(url + "job_0", timeout=60)
     assert answer.status_code == 404
     assert answer.json()["error"]["type"] == "job_not_found"
 
@@ -228,12 +243,12 @@ def test_with_jit_off_only_loaded_models_are_listed_and_served():
         answer = chat(simulator, OTTER)
         assert answer.status_code == 400
         assert answer.json()["error"]["message"].startswith("No models loaded")
-        assert requests.get(f"{simulator.url}/v1/models", timeout=10).json()["data"] == []
-        assert requests.get(f"{simulator.url}/api/v0/models", timeout=10).json()["data"] == []
+        assert requests.get(f"{simulator.url}/v1/models", timeout=60).json()["data"] == []
+        assert requests.get(f"{simulator.url}/api/v0/models", timeout=60).json()["data"] == []
         assert len(models(simulator)) == 8
         post(simulator, "models/load", model=OTTER)
         assert chat(simulator, OTTER).status_code == 200
-        assert [one["id"] for one in requests.get(f"{simulator.url}/v1/models", timeout=10).json()["data"]] == [OTTER]
+        assert [one["id"] for one in requests.get(f"{simulator.url}/v1/models", timeout=60).json()["data"]] == [OTTER]
     finally:
         simulator.stop()
 
@@ -241,11 +256,10 @@ def test_with_jit_off_only_loaded_models_are_listed_and_served():
 def test_without_auto_evict_jit_loads_stay_until_the_card_is_full():
     simulator = SimulatorProcess().start("--no-auto-evict", "--speed", "100", "--vram-gb", "10", "--ttl", "0.5")
     try:
-        assert chat(simulator, OTTER).status_code == 200
-        assert chat(simulator, HERON).status_code == 200
-        assert len(loaded(simulator)) == 2
-        assert chat(simulator, "simulated/beaver-tools-8b").status_code == 500
-        wait_until(lambda: loaded(simulator) == [])
+        with speaking(simulator, OTTER), speaking(simulator, HERON):
+            assert len(loaded(simulator)) == 2
+            assert chat(simulator, "simulated/beaver-tools-8b").status_code == 500
+        wait_for(lambda: loaded(simulator) == [])
         assert simulator.state()["evictions"] == 0
     finally:
         simulator.stop()

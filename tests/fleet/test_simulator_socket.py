@@ -210,7 +210,7 @@ def test_a_load_that_cannot_be_ends_with_its_reason(simulator):
 
 
 def test_a_load_that_is_called_off_ends_without_success_and_leaves_nothing(simulator):
-    simulator.control("models/*", {"load_seconds": 30})
+    simulator.control("models/*", {"load_seconds": 600})  # its first progress comes late
     with line(simulator) as connection:
         connection.send(json.dumps({"type": "channelSend", "channelId": 9, "message": {"type": "cancel"}}))
         parameter = {"modelKey": OTTER, "loadConfigStack": {"layers": []}}

@@ -68,9 +68,9 @@ def test_all_parts_of_a_split_model_count(tmp_path, otter):
 
 def test_a_big_tokenizer_takes_no_time(tmp_path):
     (path,) = sparse_model(tmp_path / "big.gguf", layers=1, tokens=60_000, metadata={"vocab_size": None})
-    began = time.monotonic()
+    began = time.thread_time()  # seconds of the processor: what other tests take is not its
     assert read_file(path).vocabulary == 60_000
-    assert time.monotonic() - began < 2  # as the package alone reads it: 7 s
+    assert time.thread_time() - began < 2  # as the package alone reads it: 7 s
 
 
 def test_it_reads_experts_and_layers_that_differ(tmp_path):
@@ -121,10 +121,10 @@ def test_its_process_may_not_take_all_the_memory():
 def test_an_array_cannot_claim_more_than_there_is(tmp_path, kind, count):
     path = tmp_path / "liar.gguf"
     path.write_bytes(gguf(text(b"llama.layers") + of(ARRAY, kind) + struct.pack("<Q", count) + b"\0" * 100))
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(DAMAGED):
         read_file(path)
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 @settings(max_examples=60)

@@ -131,6 +131,7 @@ def test_it_does_not_follow_up_another_users_prompt(script, bob, node):
     assert rules(script.post(URL, GOOD | {"follows": str(theirs.pk)})) == [("follows", "invalid_choice")]
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", [b"{", b"", b"\xff\xfe", b'{"text": ' + b"9" * 5000 + b"}", b"[" * 100_000])
 def test_it_says_that_a_body_is_no_json(script, body):
     assert "not valid JSON" in error(script.post(URL, body), 400)["message"]

@@ -254,6 +254,7 @@ def test_it_reads_a_file_of_json_lines(alice, node):
     assert (second["model"], second["priority"], second["settings"]) == ("heron", 10, {"temperature": 0.2})
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -115,6 +115,7 @@ def test_it_answers_to_a_wrong_way_in_words(alice):
     assert error_of(phone.post("ping", "{}", "text/plain")) == (415, "content_type")
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", [" ", "no", "[]", "1", "{", "[" * 100_000, b"\xff"])
 def test_it_wants_a_json_object(alice, body):
     assert error_of(TestDevice(alice).post("ping", body, JSON)) == (400, "malformed")

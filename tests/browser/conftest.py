@@ -14,7 +14,7 @@ HARMLESS = (
 )
 
 # A wait for what must come, on two cores that draw several browsers. What must come soon says how soon.
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")

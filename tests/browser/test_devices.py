@@ -11,6 +11,13 @@ from tests.system.conftest import OTTER
 
 pytestmark = pytest.mark.browser
 BRIEFLY = [("light", 360)]
+# What a socket said before it was closed, and with which code.
+HEAR = """path => new Promise(tell => {
+  let heard = "";
+  const socket = new WebSocket(path);
+  socket.onmessage = event => { heard += event.data; };
+  socket.onclose = event => tell([event.code, heard]);
+})"""
 
 
 def call(site, name: str, data: dict, token: str = "") -> dict:
@@ -70,14 +77,17 @@ def test_a_prompt_that_is_deleted_elsewhere_says_so_and_nothing_is_amiss(site, s
     for prompt_id in (first, second):
         site.wait_for_state(prompt_id, "done")
 
-    page.goto(f"{site.url}/prompts/{first}/")
-    page.wait_for_timeout(300)  # its socket is open
+    with page.expect_websocket(lambda socket: f"/ws/prompts/{first}/" in socket.url):
+        page.goto(f"{site.url}/prompts/{first}/")
     assert site.api("DELETE", f"/prompts/{first}").status_code == 204
     expect(page.get_by_role("heading", name="This prompt was deleted")).to_be_visible()
     expect(page.locator("#announcer")).to_have_text("This prompt was deleted.")
     page.wait_for_timeout(1000)  # what is lost is said after a while
     expect(page.locator("#connection")).to_be_empty()
     problems = problems_of(page, "deleted", BRIEFLY)
+    code, heard = page.evaluate(HEAR, f"/ws/prompts/{first}/")  # as a page that was late does
+    assert code == 4404
+    assert "This prompt was deleted" in heard
 
     page.get_by_role("link", name="To the history").click()
     page.get_by_role("button", name="Delete: Second").click()

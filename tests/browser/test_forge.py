@@ -1,5 +1,6 @@
 """Models as their keeper uses them: judge a load while typing, load, watch the idle time run out, eject."""
 
+import re
 import sqlite3
 
 import pytest
@@ -38,7 +39,6 @@ def answer_after(route, seen) -> None:
 
 def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     page = signed_in
-    daemon.control(f"models/{OTTER}", {"load_seconds": 1})
     page.goto(f"{site.url}/nodes/")
     page.get_by_role("link", name="Models", exact=True).first.click()
     page.get_by_role("link", name="Otter 8B (simulated)").click()
@@ -46,7 +46,7 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     # Judged while somebody types.
     fit, context = page.locator("#fit"), page.get_by_label("Context", exact=True)
     expect(fit.locator(".chip")).to_have_text("fits")
-    expect(page.locator("#estimate")).to_contain_text("does not see memory that other programs hold", timeout=10_000)
+    expect(page.locator("#estimate")).to_contain_text("does not see memory that other programs hold")
     context.fill("131072")
     expect(fit.locator(".chip")).to_have_text("does not fit")
     expect(fit.get_by_role("button", name="Load anyway")).to_be_visible()
@@ -58,12 +58,19 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     context.fill("4096")
     expect(fit.locator(".chip")).to_have_text("fits")
 
-    # Loaded, with its progress; what was typed stays.
-    page.get_by_label("Idle time").fill("0.05")
+    # Its progress is shown. The load lasts until that was seen, and is called off then.
+    daemon.control(f"models/{OTTER}", {"load_seconds": 30})
+    page.get_by_label("Idle time").fill("1")
     page.get_by_role("button", name="Load", exact=True).click()
     expect(page.locator("#load-now-title")).to_be_focused()
-    expect(page.locator("#load-now progress[value]")).to_be_visible(timeout=10_000)
+    expect(page.locator("#load-now progress[value]")).to_be_visible()
     expect(page.locator("#load-now-label")).to_contain_text("%")
+    daemon.control(f"models/{OTTER}", {"load_seconds": 1})
+    page.locator("#load-now").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#load-last")).to_contain_text("called off")
+
+    # Loaded; what was typed stays.
+    page.get_by_role("button", name="Load", exact=True).click()
     copies = page.locator("#model-copies")
     expect(copies).to_contain_text("by hand")
     expect(copies).to_contain_text("4,096 tokens")
@@ -71,9 +78,11 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     expect(context).to_have_value("4096")
     expect(fit).to_contain_text("Learned from 1 load")  # looked at again without a key press
 
-    # Its idle time runs out.
-    expect(copies.locator("time[data-until]")).to_contain_text("in ")
-    expect(copies).to_contain_text("None.", timeout=20_000)
+    # Its idle time, a minute, runs; with a shorter one it is over soon.
+    expect(copies.locator("time[data-until]")).to_have_text(re.compile(r"^in (\d+ s|1 min 00 s)$"))
+    page.get_by_label("Unload it when it was idle for").fill("0.05")
+    page.locator("#stay-save").click()
+    expect(copies).to_contain_text("None.")
     assert daemon.state()["unloads"] == 1
 
     # One that stays, ejected by hand; the list knows.
@@ -90,11 +99,11 @@ def test_it_is_judged_loaded_watched_and_ejected(signed_in, site, daemon):
     check(other)
     # The answer to the click may come after what the socket tells of its effect.
     told = expect(copies)
-    page.route("**/ejection/", lambda route: answer_after(route, lambda: told.to_contain_text("None.", timeout=15_000)))
+    page.route("**/ejection/", lambda route: answer_after(route, lambda: told.to_contain_text("None.")))
     copies.get_by_role("button", name="Eject").click()
     page.get_by_role("dialog").get_by_role("button", name="Eject it").click()
-    expect(page.locator("#copies-title")).to_be_focused(timeout=20_000)
+    expect(page.locator("#copies-title")).to_be_focused()
     expect(page.locator("#announcer")).to_have_text("Not loaded.")
     expect(copies).to_contain_text("None.")
-    expect(other.locator("#models")).to_contain_text("on disk", timeout=10_000)
+    expect(other.locator("#models")).to_contain_text("on disk")
     other.close()

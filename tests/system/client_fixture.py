@@ -66,14 +66,14 @@ class Client:
         argv = [sys.executable, "-m", "daemonpulse", "client", "--port", str(self.port), "--name", self.name]
         argv += ["--server", server or self.site.url, "--pair", code] if code else []
         self.process = subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL)
-        wait_for(self._answers, 60, step=0.1)
+        wait_for(self._answers, step=0.1)
         return self
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, "the client did not start"
         try:
             return requests.get(f"{self.url}/static/daemonpulse/icon.svg", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:  # it does not answer yet, or not soon
             return False
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
@@ -129,5 +129,5 @@ class Client:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(60)
         shutil.rmtree(self.data_dir, ignore_errors=True)

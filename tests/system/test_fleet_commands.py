@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed_leaves_no_command_running(site, rig):
     wait_for(lambda: site.rows("SELECT state FROM fleet_command") == [("running",)])
     for worker in site.processes("worker"):
         worker.kill()
-    wait_for(lambda: site.rows("SELECT state FROM fleet_command") == [("interrupted",)], 40, 0.2)
+    wait_for(lambda: site.rows("SELECT state FROM fleet_command") == [("interrupted",)], step=0.2)
 
 
 def test_up_starts_the_server_of_a_node_that_wants_it(daemon, tmp_path):
@@ -57,9 +57,13 @@ def test_up_starts_the_server_of_a_node_that_wants_it(daemon, tmp_path):
         added = site.run("node-add", "here", studio.url, "--kind", "lmstudio", "--start-with-up")
         assert added.returncode == 0, added.stderr
         site.up()
-        wait_for(lambda: studio.state()["server"], 15)
-        wait_for(lambda: fleet(site)["here"]["state"] == "online", 15, 0.2)
-        assert fleet(site)["here"]["lmstudio"]["state"] == "ready"
+        wait_for(lambda: studio.state()["server"])
+
+        def is_ready() -> bool:
+            told = fleet(site)["here"]
+            return told["state"] == "online" and (told["lmstudio"] or {}).get("state") == "ready"
+
+        wait_for(is_ready, step=0.2)
         stopped = site.run("daemon-stop", "here")
         assert "Stopped the server" in stopped.stdout
     finally:

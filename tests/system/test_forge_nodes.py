@@ -21,11 +21,12 @@ def test_two_nodes_share_a_model_and_one_takes_over_when_the_other_dies():
         site.run("node-add", "node 2", daemons[1].url)
         for daemon in daemons:
             daemon.control("models/*", SPEED)
-        ids = [site.submit(OTTER, f"prompt {number} [[tokens=20]]") for number in range(40)]
-        wait_for(lambda: all(figures(daemon)["completed"] >= 4 for daemon in daemons), 30)
-        wait_for(lambda: figures(daemons[0])["active"] > 0, 10)
+        ids = [site.submit(OTTER, f"prompt {number} [[tokens=60]]") for number in range(40)]
+        wait_for(lambda: all(figures(daemon)["completed"] >= 4 for daemon in daemons))
+        wait_for(lambda: figures(daemons[0])["active"] > 0)
         daemons[0].kill()
-        wait_for(lambda: site.states().get("done") == len(ids), 60, step=0.2)
+        daemons[1].control("models/*", {"tokens_per_second": 400})
+        wait_for(lambda: site.states().get("done") == len(ids), 120, step=0.2)
 
         done = Counter(
             prompt_id for (prompt_id,) in site.rows("SELECT prompt_id FROM queue_attempt WHERE outcome='done'")

@@ -69,7 +69,7 @@ class TlsSite(Installation):
     def connect(self) -> ssl.SSLSocket:
         """A connection as one makes it who trusts the authority and asks for NAME."""
         trusting = ssl.create_default_context(cafile=self.ca)
-        return trusting.wrap_socket(socket.create_connection(("127.0.0.1", self.tls_port), 10), server_hostname=NAME)
+        return trusting.wrap_socket(socket.create_connection(("127.0.0.1", self.tls_port), 60), server_hostname=NAME)
 
     def served(self) -> x509.Certificate:
         with self.connect() as connection:
@@ -131,18 +131,18 @@ def sign_in_link(site, url):
 def test_it_is_trusted_by_who_trusts_the_authority_and_by_nobody_else(site):
     for host in ("127.0.0.1", "localhost"):
         address = f"https://{host}:{site.tls_port}/ca/"
-        assert requests.get(address, verify=str(site.ca), timeout=10).status_code == 200
+        assert requests.get(address, verify=str(site.ca), timeout=60).status_code == 200
         with pytest.raises(requests.exceptions.SSLError, match="certificate verify failed"):
-            requests.get(address, timeout=10)
-    assert requests.get(f"{site.url}/ca/", timeout=10).status_code == 200
-    assert requests.get(f"{site.url}/ca/daemonpulse-ca.crt", timeout=10).content == site.ca.read_bytes()
+            requests.get(address, timeout=60)
+    assert requests.get(f"{site.url}/ca/", timeout=60).status_code == 200
+    assert requests.get(f"{site.url}/ca/daemonpulse-ca.crt", timeout=60).content == site.ca.read_bytes()
     assert any(f"https://127.0.0.1:{site.tls_port}/ca/" in line for line in site.said)
 
 
 def test_it_answers_to_certified_names_only(site):
     address = f"https://127.0.0.1:{site.tls_port}/sign-in/"
     for host, status in [(NAME, 200), ("evil.example", 400)]:
-        answer = requests.get(address, headers={"Host": host}, verify=str(site.ca), timeout=10)
+        answer = requests.get(address, headers={"Host": host}, verify=str(site.ca), timeout=60)
         assert answer.status_code == status
 
 

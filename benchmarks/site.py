@@ -83,7 +83,7 @@ class Daemon:
 
     def _call(self, path: str, body: bytes | None) -> dict:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read() or b"{}")
 
     def stop(self):
@@ -120,7 +120,7 @@ class Site:
         started = time.perf_counter()
         argv = [sys.executable, "-m", "daemonpulse", "up", "--port", str(self.port), "--no-simulator"]
         self.process = subprocess.Popen(argv, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL)
-        while time.perf_counter() - started < 60:
+        while time.perf_counter() - started < 120:
             try:
                 with urllib.request.urlopen(f"{self.url}/static/daemonpulse/icon.svg", timeout=5) as answer:
                     if answer.status == 200:
@@ -133,7 +133,7 @@ class Site:
         """A signed-in user's session cookie."""
         link = self._manage("sign_in_link", "--url", self.url).strip()
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        opener.open(link, timeout=10).read()
+        opener.open(link, timeout=60).read()
         jar = next(handler.cookiejar for handler in opener.handlers if hasattr(handler, "cookiejar"))
         return "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)
 
@@ -161,4 +161,4 @@ class Site:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(60)

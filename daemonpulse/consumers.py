@@ -31,6 +31,7 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
 
     watched: list[str] = []
     last_id = 0
+    is_let_in = False
 
     async def connect(self):
         self.user = self.scope["user"]
@@ -43,6 +44,7 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
             await self._turn_away(NOT_FOUND, await in_thread(self.gone)())
             return
         await self.accept()
+        self.is_let_in = True
         for group in groups:
             await tail().watch(group, self.channel_name)
         self.watched = groups
@@ -61,7 +63,7 @@ class LiveConsumer(AsyncWebsocketConsumer, ABC):
 
     async def receive(self, text_data=None, bytes_data=None):
         """The page put in the answer to a click. That may have been late, and older than what it replaced."""
-        if text_data == ANEW:
+        if text_data == ANEW and self.is_let_in:
             await self.anew()
 
     async def event(self, message: dict):

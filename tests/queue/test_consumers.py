@@ -10,7 +10,7 @@ from channels.layers import get_channel_layer
 from daemonpulse.consumers import in_thread
 from daemonpulse.queue.pages import prompt_context
 from forge.models import Model
-from tests.sockets import Browser, browser, own_tail, signed_in
+from tests.sockets import SECONDS, Browser, browser, own_tail, signed_in
 
 from .prompts import claim, done, fresh, running, stream, submit
 
@@ -41,7 +41,11 @@ def test_it_refuses_charlie(alice, path):
 
     async def scene():
         assert await Browser(path).refused() == (4401, "")
-        assert await Browser(path, "daemonpulse_session=nonsense").refused() == (4401, "")
+        page = Browser(path, "daemonpulse_session=nonsense")
+        assert await page.refused() == (4401, "")
+        await page.socket.send_to("anew")
+        assert await page.hears_nothing()
+        await page.socket.disconnect(timeout=SECONDS)
 
     play(scene)
 

@@ -39,7 +39,7 @@ class PromptConsumer(LiveConsumer):
         return [f"prompt.{self.prompt_id}", "all.prompt", "all.lane", "all.node", *where]
 
     def gone(self) -> str:
-        return render_to_string("queue/_prompt_gone.html")
+        return rendered(self.user, self.prompt_id).html
 
     async def disconnect(self, code):
         await super().disconnect(code)

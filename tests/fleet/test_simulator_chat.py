@@ -108,24 +108,30 @@ def test_a_stream_keeps_the_grammar_and_adds_up_to_the_result(simulator, model):
 
 
 def test_the_load_is_reported_step_by_step_to_the_request_that_caused_it(simulator):
-    simulator.control(f"models/{OTTER}", {"load_seconds": 0.2, "ttft_seconds": 0.05})
-    events = stream(simulator)
+    for _ in range(3):  # a busy machine may hold up one
+        simulator.reset(load_seconds=0.2, ttft_seconds=0.05)
+        events = stream(simulator)
+        [end] = [event for event in events if event["type"] == "model_load.end"]
+        if end["load_time_seconds"] < 2:
+            break
     shares = [event["progress"] for event in events if event["type"] == "model_load.progress"]
     assert len(shares) >= 10
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    [end] = [event for event in events if event["type"] == "model_load.end"]
-    assert 0.2 <= end["load_time_seconds"] < 60
+    assert 0.2 <= end["load_time_seconds"] < 2
     assert events[-1]["result"]["stats"]["time_to_first_token_seconds"] >= 0.05
     assert names(events).count("prompt_processing.progress") > 1
 
 
 def test_tokens_arrive_at_the_model_s_pace(simulator):
     simulator.control(f"models/{OTTER}", {"tokens_per_second": 100})
-    begun = time.monotonic()
-    events = stream(simulator, text="[[tokens=31]]")
-    assert time.monotonic() - begun >= 0.3
-    assert 0 < events[-1]["result"]["stats"]["tokens_per_second"] < 110
+    for _ in range(3):  # a busy machine may hold up one
+        begun = time.monotonic()
+        events = stream(simulator, text="[[tokens=31]]")
+        if (seconds := time.monotonic() - begun) < 3:
+            break
+    assert 0.3 <= seconds < 3
+    assert 10 < events[-1]["result"]["stats"]["tokens_per_second"] < 110
 
 
 def test_reasoning_levels_change_how_much_is_thought(simulator):
